@@ -1,0 +1,189 @@
+"""Trains with LLaMA-Factory; out/ is the adapter (lora, qlora) or the model (full, freeze) with its tokenizer."""
+
+import json
+import math
+import re
+import shutil
+import sys
+import zipfile
+from pathlib import Path
+
+import torch
+from llamafactory.data.template import TEMPLATES, get_template_and_fix_tokenizer
+from llamafactory.hparams import DataArguments
+from llamafactory.train.tuner import run_exp
+from retune_job import (
+    Progress,
+    base_model,
+    data_folder,
+    event,
+    fail,
+    out,
+    parameters,
+    precision_options,
+    read_jsonl,
+    stop_requested,
+    succeed,
+    template_options,
+)
+from safetensors import SafetensorError, safe_open
+from transformers import AutoTokenizer
+
+STOPPED = 75
+TRAINER = Path("trainer")
+# Files of a trained folder that are the result; the others hold times, paths or the optimizer.
+WANTED = ["adapter_*", "model*.safetensors*", "config.json", "generation_config.json", "*token*", "vocab.*", "*.jinja"]
+WANTED += ["merges.txt", "added_tokens.json"]
+
+
+def preflight(rows: list) -> dict:
+    """What can be known in a second and would otherwise be learned after hours; answers facts about lengths."""
+    tokenizer = AutoTokenizer.from_pretrained("base")
+    name = parameters["template"]
+    if name not in TEMPLATES:
+        fail(f"training.template: LLaMA-Factory has no template {name}")
+    words = set()
+    for formatter in (TEMPLATES[name].format_user, TEMPLATES[name].format_assistant, TEMPLATES[name].format_system):
+        for slot in formatter.slots:
+            words.update(re.findall(r"<\|[^|<>]+\|>", slot if isinstance(slot, str) else ""))
+    foreign = sorted(w for w in words if len(tokenizer.encode(w, add_special_tokens=False)) != 1)
+    if foreign:
+        fail(
+            f"model.template: {name} does not fit this model, whose tokenizer does not know {', '.join(foreign)}; "
+            "choose the template of the model's family"
+        )
+
+    options = {k: v for k, v in template_options().items() if k in ("template", "enable_thinking")}
+    template = get_template_and_fix_tokenizer(tokenizer, DataArguments(**options))
+    lengths = []
+    for row in rows[:2000]:
+        user = "\n".join(part for part in (row["instruction"], row["input"]) if part)
+        messages = [{"role": "user", "content": user}, {"role": "assistant", "content": row["output"]}]
+        lengths.append(sum(map(len, template.encode_oneturn(tokenizer, messages))))
+    cut = sum(length > parameters["cutoffLength"] for length in lengths)
+    if cut:
+        event("note", text=f"{cut} of {len(lengths)} rows are longer than cutoffLength and will be cut off")
+    return {"longestRow": max(lengths), "rowsCutOff": round(cut / len(lengths), 4)}
+
+
+def complete(checkpoint: Path) -> bool:
+    """Whether a checkpoint was written to its end. LLaMA-Factory writes it file by file, the trainer's state last."""
+    try:
+        step = json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))["global_step"]
+        if step != int(checkpoint.name.split("-")[1]):
+            return False
+        for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+            with zipfile.ZipFile(checkpoint / name) as archive:
+                archive.namelist()
+        weights = list(checkpoint.glob("*.safetensors"))
+        for file in weights:
+            with safe_open(file, "pt") as tensors:
+                tensors.keys()
+        return bool(weights)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, SafetensorError):
+        return False
+
+
+def resume_point():
+    """The newest complete checkpoint of an earlier attempt; torn ones are removed, because they fail or mislead."""
+    checkpoints = sorted(TRAINER.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]), reverse=True)
+    for checkpoint in checkpoints:
+        if complete(checkpoint):
+            return checkpoint
+        shutil.rmtree(checkpoint)
+    return None
+
+
+def options(rows: int, validation: bool) -> dict:
+    method = parameters["method"]
+    batch = parameters["batchSize"] * parameters["gradientAccumulation"]
+    used = min(rows, parameters["maxSamples"] or rows)
+    total = parameters["maxSteps"] or math.ceil(math.ceil(used / batch) * parameters["epochs"])
+    # Often enough to lose little and to see a curve, seldom enough to cost little.
+    every = max(1, min(100, math.ceil(total / 4)))
+    answer = {
+        "model_name_or_path": "base",
+        "stage": "sft",
+        "do_train": True,
+        "finetuning_type": "lora" if method == "qlora" else method,
+        "dataset": "train",
+        "cutoff_len": parameters["cutoffLength"],
+        "per_device_train_batch_size": parameters["batchSize"],
+        "per_device_eval_batch_size": parameters["batchSize"],
+        "gradient_accumulation_steps": parameters["gradientAccumulation"],
+        "learning_rate": parameters["learningRate"],
+        "num_train_epochs": parameters["epochs"],
+        "max_steps": parameters["maxSteps"] or -1,
+        "lr_scheduler_type": "cosine",
+        "logging_steps": 1,
+        "save_steps": every,
+        "save_total_limit": 2,
+        "output_dir": str(TRAINER),
+        "seed": parameters["seed"],
+        "report_to": "none",
+        "disable_tqdm": True,
+        **template_options(),
+        **precision_options(parameters["precision"]),
+    }
+    if parameters["maxSamples"]:
+        answer["max_samples"] = parameters["maxSamples"]
+    if validation:
+        answer |= {"eval_dataset": "validation", "eval_strategy": "steps", "eval_steps": every}
+    if method in ("lora", "qlora"):
+        answer |= {"lora_rank": parameters["loraRank"], "lora_target": "all"}
+    if method == "qlora":
+        answer |= {"quantization_bit": 4, "quantization_method": "bnb"}
+    return answer | parameters["llamafactory"]
+
+
+def main() -> None:
+    rows = read_jsonl(Path("dataset/train.jsonl"))
+    validation = Path("dataset/validation.jsonl").exists()
+    base_model("model", parameters["precision"])
+    facts = preflight(rows)
+    datasets = {"train": "dataset/train.jsonl"} | ({"validation": "dataset/validation.jsonl"} if validation else {})
+    given = options(len(rows), validation) | data_folder(datasets)
+    checkpoint = resume_point()
+    if checkpoint:
+        event("note", text=f"resuming from {checkpoint.name}")
+        given["resume_from_checkpoint"] = str(checkpoint)
+    else:
+        shutil.rmtree(TRAINER, ignore_errors=True)
+    event("note", text=f"training on {len(rows)} rows")
+    run_exp(given, [Progress("training")])
+
+    # LLaMA-Factory exits with 0 after an abort too: only the step count tells whether the training is complete.
+    state = json.loads((TRAINER / "trainer_state.json").read_text("utf-8"))
+    if state["global_step"] < state["max_steps"] and "early_stopping_steps" not in given:
+        if stop_requested():
+            sys.exit(STOPPED)
+        fail(f"the training ended at step {state['global_step']} of {state['max_steps']}")
+
+    for pattern in WANTED:
+        for file in TRAINER.glob(pattern):
+            shutil.move(file, out / file.name)
+    for file in out.glob("*.safetensors"):
+        with safe_open(file, "pt") as tensors:
+            bad = [name for name in tensors.keys() if not torch.isfinite(tensors.get_tensor(name)).all()]  # noqa: SIM118
+        if bad:
+            fail(f"{len(bad)} trained tensors are NaN or infinite, such as {bad[0]}: lower training.learningRate")
+    adapter = out / "adapter_config.json"
+    if adapter.exists():  # peft writes its sets in any order; the content decides what reruns
+        config = json.loads(adapter.read_text("utf-8"))
+        config["target_modules"] = sorted(config["target_modules"])
+        adapter.write_text(json.dumps(config, indent=2, sort_keys=True), "utf-8")
+
+    # Not train_loss, the mean over all steps, which a resumed run has wrong: the mean over the last tenth.
+    losses = [entry["loss"] for entry in state["log_history"] if "loss" in entry]
+    last = losses[-max(1, len(losses) // 10) :]
+    evaluated = [entry["eval_loss"] for entry in state["log_history"] if "eval_loss" in entry]
+    succeed(
+        steps=state["global_step"],
+        loss=round(sum(last) / len(last), 4),
+        firstLoss=losses[0],
+        evalLoss=round(evaluated[-1], 4) if evaluated else None,
+        **facts,
+    )
+
+
+main()
