@@ -1,4 +1,4 @@
-"""Writes the options of LLaMA-Factory's `train` as JSON: name, type, default, choices and help, from its own dataclasses.
+"""Writes the options of LLaMA-Factory's `train` as JSON: type, default, choices and help, from its own dataclasses.
 
 Run by the Python of the locked environment, once for each pair of LLaMA-Factory and transformers versions (both decide
 which options there are); the result is committed beside this file, with both versions in its name:
@@ -36,7 +36,7 @@ GROUPS = {
 
 
 def joined(separator: str, choices: list | None = None, null: bool = False) -> dict:
-    """One string in LLaMA-Factory's files, a list in meaning: either is accepted and the string is what gets written."""
+    """One string in LLaMA-Factory's files, a list in meaning: both are accepted, and the string gets written."""
     patch = {"type": ["string", "array", *(["null"] if null else [])], "items": "string", "separator": separator}
     return patch | ({"choices": choices} if choices else {})
 

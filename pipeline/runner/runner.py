@@ -162,6 +162,8 @@ class Run:
         answer = {"key": self.key, **state, "cursor": cursor, "events": events}
         if state["state"] == "succeeded":
             answer["result"] = read_json(self.folder / "result.json")
+        elif state["state"] not in ("queued", "running"):
+            answer["log"] = tail(self.folder / "log", 4000)
         return answer
 
     def try_lock(self):

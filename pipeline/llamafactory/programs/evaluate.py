@@ -92,7 +92,12 @@ def main() -> None:
     metrics = {"evalLoss": None if loss is None else round(loss, 4), "rows": len(held_out)}
     for name in ("bleu4", "rouge1", "rouge2", "rougeL"):
         metrics[name] = round(sum(case[name] for case in judged) / len(judged), 2) if judged else None
-    content = {"metrics": metrics, "cases": judged, "prompts": prompted}
+    tuned = {"metrics": metrics, "cases": judged, "prompts": prompted}
+    baseline = Path("baseline/evaluation.json")
+    content = tuned
+    if baseline.exists():
+        content = {"base": json.loads(baseline.read_text("utf-8")), "tuned": tuned}
+        metrics = {"base": content["base"]["metrics"], "tuned": metrics, "rows": len(held_out)}
     (out / "evaluation.json").write_text(json.dumps(content, ensure_ascii=False, indent=1), "utf-8")
     succeed(**metrics)
 

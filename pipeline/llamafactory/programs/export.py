@@ -58,9 +58,10 @@ def check_parity() -> dict:
         fail(f"the merged model's logits differ by up to {parity['logits']} from those of base + adapter")
     if different:
         first = different[0]
+        answers = f"{after[first]['answer'][:80]!r} instead of {before[first]['answer'][:80]!r}"
         fail(
             f"the merged model answers {len(different)} of {len(rows)} prompts differently from base + adapter: "
-            f"{parameters['prompts'][first]!r} gives {after[first]['answer'][:80]!r} instead of {before[first]['answer'][:80]!r}"
+            f"{parameters['prompts'][first]!r} gives {answers}"
         )
     return parity
 

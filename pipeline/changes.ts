@@ -1,0 +1,46 @@
+import { hasUnknown, leaves, type Json, type JsonObject } from "./identity";
+
+/** One field that differs between two descriptions of a stage. */
+export type Change =
+    | { readonly kind: "added"; readonly field: string; readonly new: Json }
+    | { readonly kind: "removed"; readonly field: string; readonly old: Json }
+    | { readonly kind: "changed"; readonly field: string; readonly old: Json; readonly new: Json };
+
+/** Every field that was added, removed or changed, in the order of the new description, removed ones last. */
+export function changesBetween(old: JsonObject, now: JsonObject): Change[] {
+    const before = leaves(old);
+    const after = leaves(now);
+    const changes: Change[] = [];
+    for (const [field, value] of after) {
+        const previous = before.get(field);
+        if (previous === undefined) changes.push({ kind: "added", field, new: value });
+        else if (!equal(previous, value)) changes.push({ kind: "changed", field, old: previous, new: value });
+    }
+    for (const [field, value] of before) {
+        if (!after.has(field)) changes.push({ kind: "removed", field, old: value });
+    }
+    return changes;
+}
+
+/** A change in one line: `learningRate 0.0005 → 0.0001`. */
+export function describeChange(change: Change): string {
+    switch (change.kind) {
+        case "added":
+            return `${change.field} added: ${shown(change.new)}`;
+        case "removed":
+            return `${change.field} removed (was ${shown(change.old)})`;
+        case "changed":
+            return `${change.field} ${shown(change.old)} → ${shown(change.new)}`;
+    }
+}
+
+function equal(a: Json, b: Json): boolean {
+    return JSON.stringify(a) === JSON.stringify(b);
+}
+
+function shown(value: Json): string {
+    if (hasUnknown(value)) return "known after the stage before has run";
+    if (typeof value === "string") return /^[0-9a-f]{64}$/.test(value) ? value.slice(0, 12) : value;
+    const text = JSON.stringify(value);
+    return text.length > 60 ? `${text.slice(0, 57)}…` : text;
+}

@@ -1,0 +1,71 @@
+import { z } from "zod";
+import { targetSchema } from "../infra/target";
+import { digest, flag, integer, jsonObject, list, oneOf, text } from "./fields";
+import { keyOf } from "./identity";
+import { llamafactoryRun, trainingVersions } from "./llamafactory/job";
+import { modelDigest } from "./model";
+import { metric, type Stage } from "./stage";
+
+/** `retune:evaluation`. */
+export const evaluationSettings = {
+    /** Questions that base and tuned model both answer, for people to read. */
+    prompts: list(text("a question"), "a list of questions").default([
+        "感冒了应该怎么办？",
+        "高血压患者饮食需要注意什么？",
+    ]),
+    /** How many held-out rows are answered and scored; the loss is taken over all of them. */
+    answeredRows: integer("a whole number from 0", { from: 0 }).default(20),
+    /** Tokens of an answer. */
+    maxNewTokens: integer("a whole number from 1", { from: 1 }).default(256),
+    batchSize: integer("a whole number from 1", { from: 1 }).default(4),
+};
+
+const fields = {
+    target: targetSchema,
+    model: modelDigest,
+    trained: digest("the digest of a training"),
+    dataset: digest("the digest of a data set"),
+    template: text("the name of a template"),
+    enableThinking: flag().optional(),
+    instruction: z.string(),
+    precision: oneOf(["fp32", "bf16", "fp16"]),
+    cutoffLength: integer("a whole number from 16", { from: 16 }),
+    threads: integer("a whole number from 1", { from: 1 }),
+    ...evaluationSettings,
+    tools: jsonObject().optional(),
+};
+
+type Inputs = z.infer<z.ZodObject<typeof fields>>;
+
+/** Base and tuned model on the held-out rows (loss, BLEU, ROUGE) and on the fixed prompts, greedy. */
+export const evaluation: Stage<Inputs> = {
+    kind: "Evaluation",
+    fields,
+    transport: ["target"],
+    tools: () => ({ contract: 1, ...trainingVersions() }),
+
+    work(inputs, key) {
+        const { target: _target, tools, model, dataset, trained, ...settings } = inputs;
+        const run = {
+            program: "evaluate.py",
+            parameters: { enableThinking: null, ...settings },
+            produces: ["evaluation.json"],
+            threads: inputs.threads,
+        } as const;
+        // The base is evaluated once for its data and settings, however many trainings are compared with it.
+        const baseKey = keyOf("Baseline", { model, dataset, tools: tools ?? {}, ...settings });
+        return {
+            on: "target",
+            before: {
+                baseline: llamafactoryRun({ ...run, key: baseKey, kind: "Baseline", inputs: { model, dataset } }),
+            },
+            run: llamafactoryRun({ ...run, key, kind: "Evaluation", inputs: { model, dataset, trained } }),
+        };
+    },
+
+    facts: (metrics) => ({
+        base: metric(metrics, "base"),
+        tuned: metric(metrics, "tuned"),
+        rows: metric(metrics, "rows"),
+    }),
+};

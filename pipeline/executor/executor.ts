@@ -1,0 +1,69 @@
+import type { JsonObject } from "../identity";
+import type { Result } from "../store/store";
+
+/** What a target is asked to do. Everything that matters for the result is in the key; the rest is how. */
+export interface Job {
+    readonly key: string;
+    readonly kind: string;
+    /** The stage's name, for people who look at a list of runs. */
+    readonly stage: string;
+    /** File name of the Python program among `programs`. */
+    readonly program: string;
+    readonly parameters: JsonObject;
+    /** Artifacts that appear in the working folder, name → digest. */
+    readonly inputs: Readonly<Record<string, string>>;
+    /** Patterns of files below out/ without which an exit code of 0 is no success. */
+    readonly produces: readonly string[];
+    /** Whether the program saves a checkpoint and ends by itself when it is asked to stop. */
+    readonly stoppable: boolean;
+    /** Modules that the worker imports before it forks the program's process. */
+    readonly preload: readonly string[];
+    readonly environment: Readonly<Record<string, string>>;
+}
+
+/** Program files, name → source, and variables that must appear in no file, list or log. */
+export interface Supplies {
+    readonly programs: Readonly<Record<string, string>>;
+    readonly secrets: Readonly<Record<string, string>>;
+}
+
+export type RunState = "queued" | "running" | "succeeded" | "failed" | "stopped" | "lost";
+
+/** One line of a run's events. `time` is in seconds since 1970. */
+export type RunEvent =
+    | { readonly type: "note"; readonly time: number; readonly text: string }
+    | { readonly type: "evaluated"; readonly time: number; readonly step: number; readonly evalLoss: number }
+    | {
+          readonly type: "progress";
+          readonly time: number;
+          readonly phase: string;
+          readonly step: number;
+          readonly steps: number;
+          readonly loss?: number;
+          readonly learningRate?: number;
+      };
+
+export interface RunStatus {
+    readonly key: string;
+    readonly state: RunState;
+    readonly reason?: string | null;
+    readonly attempt?: number;
+    readonly queuedAt?: number;
+    readonly startedAt?: number | null;
+    readonly finishedAt?: number | null;
+    /** Where the next call goes on: a byte position in the run's events. */
+    readonly cursor: number;
+    readonly events: readonly RunEvent[];
+    readonly result?: Result;
+    /** The last lines of the log, of a run that did not succeed. */
+    readonly log?: string;
+}
+
+/** How a client reaches a target. A lost connection throws; it never changes the state of a run. */
+export interface Executor {
+    /** Starts the job, unless it is running or has succeeded: `started` tells. `again` repeats one that succeeded. */
+    submit(job: Job, supplies: Supplies, again: boolean): Promise<RunStatus & { readonly started: boolean }>;
+    /** Answers as soon as there is news after `cursor`, at the latest after `waitSeconds`. */
+    status(key: string, options: { cursor: number; waitSeconds: number }): Promise<RunStatus>;
+    stop(key: string): Promise<RunStatus>;
+}

@@ -1,0 +1,51 @@
+import { spawn } from "node:child_process";
+import * as fs from "node:fs";
+import * as path from "node:path";
+import { home, project, pythonEnvironment } from "../../scripts/locations.cjs";
+import { UserError } from "../user-error";
+import type { Executor, Job, RunStatus, Supplies } from "./executor";
+
+const runner = path.join(project, "pipeline", "runner", "runner.py");
+
+/** Runs jobs on this machine, through the same runner and the same verbs as on any other target. */
+export class LocalExecutor implements Executor {
+    private readonly python = path.join(pythonEnvironment(), "bin", "python");
+
+    submit(job: Job, supplies: Supplies, again: boolean): Promise<RunStatus & { readonly started: boolean }> {
+        const payload = { job: { ...job, python: this.python }, again, ...supplies };
+        return this.run(["submit"], JSON.stringify(payload));
+    }
+
+    status(key: string, options: { cursor: number; waitSeconds: number }): Promise<RunStatus> {
+        return this.run(["status", key, "--cursor", String(options.cursor), "--wait", String(options.waitSeconds)]);
+    }
+
+    stop(key: string): Promise<RunStatus> {
+        return this.run(["stop", key]);
+    }
+
+    private run<Answer>(verb: readonly string[], input = ""): Promise<Answer> {
+        if (!fs.existsSync(this.python)) {
+            const problem = `there is no Python environment at ${path.dirname(path.dirname(this.python))}`;
+            throw new UserError(`${problem}: run \`npm run setup\``);
+        }
+        return new Promise((resolve, reject) => {
+            const child = spawn(this.python, [runner, ...verb, "--home", home()], { stdio: ["pipe", "pipe", "pipe"] });
+            let stdout = "";
+            let stderr = "";
+            child.stdout.setEncoding("utf8").on("data", (text: string) => (stdout += text));
+            child.stderr.setEncoding("utf8").on("data", (text: string) => (stderr += text));
+            child.on("error", reject);
+            child.on("close", (code) => {
+                if (code === 0) resolve(JSON.parse(stdout) as Answer);
+                else reject(new UserError(`the runner could not ${verb[0] ?? ""}: ${lastLine(stderr)}`));
+            });
+            child.stdin.on("error", () => undefined); // it ended before it read everything; its exit code says why
+            child.stdin.end(input);
+        });
+    }
+}
+
+function lastLine(text: string): string {
+    return text.trim().split("\n").at(-1) ?? "";
+}

@@ -1,0 +1,180 @@
+import * as fs from "node:fs";
+import * as path from "node:path";
+import { z } from "zod";
+import { targetSchema } from "../infra/target";
+import { digest, flag, group, integer, jsonObject, text, unknownKey } from "./fields";
+import { digestOfFiles, fileDigest, type FileEntry, type JsonObject } from "./identity";
+import { llamafactoryRun, modelPackages, versions } from "./llamafactory/job";
+import { metric, type Stage } from "./stage";
+import { UserError } from "./user-error";
+
+const hubOptions = {
+    revision: text("a branch, a tag or a commit").default("main"),
+    endpoint: text("an address").optional(),
+};
+
+const sources = {
+    package: z.object({ package: text("a Python package that ships a GGUF file") }),
+    folder: z.object({ folder: text("a folder with config.json, safetensors weights and tokenizer") }),
+    huggingface: z.object({ huggingface: text("owner/name of a model on Hugging Face"), ...hubOptions }),
+    modelscope: z.object({ modelscope: text("owner/name of a model on ModelScope"), ...hubOptions }),
+    random: z.object({ random: group({ seed: integer("a whole number", { from: 0 }) }) }),
+};
+
+type Source = { [Name in keyof typeof sources]: z.infer<(typeof sources)[Name]> }[keyof typeof sources];
+
+/** Exactly one of the sources, chosen by its name, so that a mistake inside it is named and not "invalid union". */
+const sourceSchema = z.unknown().transform((value, context): Source => {
+    const names = Object.keys(sources) as (keyof typeof sources)[];
+    const given = typeof value === "object" && value !== null ? Object.keys(value) : [];
+    const [name, ...more] = names.filter((one) => given.includes(one));
+    if (name === undefined || more.length > 0) {
+        const found = name === undefined ? "" : `, got ${[name, ...more].join(" and ")}`;
+        context.addIssue(`expected exactly one of ${names.join(", ")}${found}`);
+        return z.NEVER;
+    }
+    const known = Object.keys(sources[name].shape);
+    for (const key of given.filter((one) => !known.includes(one))) {
+        context.addIssue({ code: "custom", path: [key], message: unknownKey(key, known) });
+    }
+    const parsed = sources[name].safeParse(value);
+    if (!parsed.success) {
+        for (const issue of parsed.error.issues) {
+            context.addIssue({ code: "custom", path: issue.path, message: issue.message });
+        }
+        return z.NEVER;
+    }
+    return parsed.data;
+});
+
+/** `retune:model`. */
+export const modelSettings = {
+    source: sourceSchema,
+    template: text("the name of a LLaMA-Factory template"),
+    /** For models that can think: whether an answer begins with a thinking block. */
+    enableThinking: flag().optional(),
+};
+
+const fields = {
+    target: targetSchema,
+    source: sourceSchema,
+    /** What the source is, wherever it comes from: set by `resolve`. */
+    content: jsonObject().optional(),
+    tools: jsonObject().optional(),
+};
+
+type Inputs = z.infer<z.ZodObject<typeof fields>>;
+
+/** The base model: safetensors weights, configuration and tokenizer in one folder, by content. */
+export const model: Stage<Inputs> = {
+    kind: "Model",
+    fields,
+    transport: ["target", "source"],
+    tools: ({ source }) => ({
+        contract: 1,
+        // What comes from a hub or a folder is copied; only what is made here depends on the tools that make it.
+        ...("package" in source ? versions("transformers", "torch", "gguf") : {}),
+        ...("random" in source ? versions("transformers", "torch", "tokenizers") : {}),
+    }),
+
+    async resolve({ source }, previous) {
+        if ("package" in source) return { content: packageContent(source.package) };
+        if ("random" in source) return { content: { random: source.random } };
+        if ("folder" in source) return { content: { folder: await folderDigest(source.folder) } };
+        const hub = "huggingface" in source ? "huggingface" : "modelscope";
+        const repository = "huggingface" in source ? source.huggingface : source.modelscope;
+        const unchanged = JSON.stringify(previous?.source) === JSON.stringify(source);
+        const before = unchanged ? previous?.content?.["commit"] : undefined;
+        if (typeof before === "string") return { content: { [hub]: repository, commit: before } };
+        const { resolveHubCommit } = await import("../datasets/sources/hub-commit");
+        const { revision, endpoint } = source;
+        const request = { hub, kind: "model", repo: repository, revision } as const;
+        const commit = await resolveHubCommit(endpoint === undefined ? request : { ...request, endpoint });
+        return { content: { [hub]: repository, commit } };
+    },
+
+    work({ source, content }, key) {
+        if ("folder" in source) {
+            return {
+                on: "client",
+                inPreview: false,
+                async run({ folder, progress }) {
+                    progress(`copying ${source.folder}`);
+                    const files = await modelFiles(source.folder);
+                    for (const file of files) {
+                        await fs.promises.copyFile(path.join(source.folder, file), path.join(folder, file));
+                    }
+                    return { files: files.length };
+                },
+            };
+        }
+        return {
+            on: "target",
+            run: llamafactoryRun({
+                key,
+                kind: "Model",
+                program: "model.py",
+                parameters: { source: source as unknown as JsonObject, commit: content?.["commit"] ?? null },
+                inputs: {},
+                produces: ["config.json", "*.safetensors", "tokenizer*.json"],
+                hub: "huggingface" in source || "modelscope" in source,
+                threads: 2,
+            }),
+        };
+    },
+
+    facts: (metrics) => ({ files: metric(metrics, "files"), bytes: metric(metrics, "bytes") }),
+};
+
+/** For stages that take the model: its artifact's digest. */
+export const modelDigest = digest("the digest of a model");
+
+function packageContent(name: string): JsonObject {
+    const known = modelPackages();
+    const pinned = known.get(name);
+    if (pinned === undefined) {
+        throw new UserError(
+            `source.package: ${unknownKey(name, [...known.keys()])} (pipeline/llamafactory/model-packages.lock)`,
+        );
+    }
+    return { package: name, ...pinned };
+}
+
+/** The files of a model folder that count; throws where it is not a model that can be trained safely. */
+async function modelFiles(folder: string): Promise<string[]> {
+    const names = await fs.promises.readdir(folder).catch(() => {
+        throw new UserError(`source.folder: there is no folder ${folder}`);
+    });
+    const wanted = names.filter((name) => /\.(safetensors|json|jinja|txt|model)$|^(LICENSE|README)/.test(name));
+    if (!names.includes("config.json")) {
+        throw new UserError(`source.folder: ${folder} has no config.json: it is not a transformers model`);
+    }
+    const config = JSON.parse(await fs.promises.readFile(path.join(folder, "config.json"), "utf8")) as JsonObject;
+    if ("auto_map" in config) {
+        const why =
+            "config.json has an auto_map, so the model needs trust_remote_code, which runs code from its repository";
+        throw new UserError(`source.folder: ${folder}: ${why}; choose a model that transformers supports itself`);
+    }
+    if (!names.some((name) => name.endsWith(".safetensors"))) {
+        const pickled = names.filter((name) => /\.(bin|pt|pth|ckpt)$/.test(name));
+        const found =
+            pickled.length > 0
+                ? `only pickled ones (${pickled.join(", ")}), and loading those runs code`
+                : "no weights at all";
+        throw new UserError(
+            `source.folder: ${folder} has no safetensors weights, but ${found}; convert the model first`,
+        );
+    }
+    if (!names.some((name) => /^(tokenizer|vocab)/.test(name))) {
+        throw new UserError(`source.folder: ${folder} has no tokenizer files`);
+    }
+    return wanted.sort();
+}
+
+async function folderDigest(folder: string): Promise<string> {
+    const files: FileEntry[] = [];
+    for (const name of await modelFiles(folder)) {
+        files.push({ path: name, size: 0, sha256: await fileDigest(path.join(folder, name)) });
+    }
+    return digestOfFiles(files);
+}

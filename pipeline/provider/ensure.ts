@@ -1,0 +1,174 @@
+import { stageKey, type SessionEntry, type Stage, type TargetRun } from "../stage";
+import type { Executor, RunEvent, RunStatus, Supplies } from "../executor/executor";
+import type { JsonObject } from "../identity";
+import { programs } from "../llamafactory/job";
+import type { Result, Store } from "../store/store";
+import { UserError } from "../user-error";
+
+/** What the stages of one update share. */
+export interface Surroundings {
+    readonly store: Store;
+    readonly executor: Executor;
+    /** Aborted when the update is cancelled: following ends, what runs on a target goes on. */
+    readonly cancelled: AbortSignal;
+    readonly session: ReadonlyMap<string, SessionEntry>;
+    readonly progress: (text: string) => void;
+}
+
+/** The update was cancelled while the stage's run was going on. The next update attaches to it. */
+export class Detached extends Error {}
+
+type Ensured = { readonly result: Result; readonly action: SessionEntry["action"] };
+
+/** The result of a stage: taken from the store, or of the run that is already going on, or of one that is started. */
+export async function ensure(
+    stage: Stage,
+    name: string,
+    inputs: JsonObject,
+    surroundings: Surroundings,
+): Promise<Ensured> {
+    const { store, progress, session } = surroundings;
+    const key = stageKey(stage, inputs);
+    const stored = await store.find(key);
+    if (stored !== undefined) return { result: stored, action: "cached" };
+
+    const work = stage.work(inputs, key);
+    switch (work.on) {
+        case "client": {
+            const run = { key, kind: stage.kind, stage: name, parameters: inputs };
+            const made = store.make(run, (folder) => work.run({ folder, store, progress, session }));
+            return { result: await orDetached(made, surroundings), action: "ran" };
+        }
+        case "target": {
+            const actions: SessionEntry["action"][] = [];
+            const artifacts: Record<string, string> = {};
+            for (const [input, before] of Object.entries(work.before ?? {})) {
+                const { result, action } = await ensureRun(before, name, surroundings);
+                artifacts[input] = result.digest;
+                if (action !== "cached") actions.push(action);
+            }
+            const run = { ...work.run, inputs: { ...work.run.inputs, ...artifacts } };
+            const { result, action } = await ensureRun(run, name, surroundings);
+            return { result, action: actions.includes("ran") ? "ran" : action };
+        }
+    }
+}
+
+async function ensureRun(run: TargetRun, stage: string, surroundings: Surroundings): Promise<Ensured> {
+    const { executor, store } = surroundings;
+    const stored = await store.find(run.key);
+    if (stored !== undefined) return { result: stored, action: "cached" };
+    // A result without its artifact is no result: the run is repeated.
+    const again = (await store.result(run.key)) !== undefined;
+    const { hub, ...job } = run;
+    const status = await executor.submit({ ...job, stage }, supplies(run.program, hub), again);
+    const result = await follow(status, surroundings);
+    return { result, action: status.started ? "ran" : "attached" };
+}
+
+function supplies(program: string, hub: boolean): Supplies {
+    const token = process.env["HF_TOKEN"];
+    return { programs: programs(program), secrets: hub && token ? { HF_TOKEN: token } : {} };
+}
+
+async function follow(first: RunStatus, surroundings: Surroundings): Promise<Result> {
+    const { executor, cancelled, progress } = surroundings;
+    const tell = new Teller(progress);
+    let status = first;
+    for (;;) {
+        for (const event of status.events) tell.event(event);
+        switch (status.state) {
+            case "queued":
+                tell.line("waiting for another run on this machine to end");
+                break;
+            case "running":
+                tell.start(status.startedAt ?? undefined);
+                break;
+            case "succeeded":
+                if (status.result === undefined) throw new Error(`run ${status.key} succeeded without a result`);
+                return status.result;
+            case "failed":
+            case "stopped":
+            case "lost":
+                throw new UserError(explain(status));
+        }
+        if (cancelled.aborted) throw new Detached();
+        const next = executor.status(status.key, { cursor: status.cursor, waitSeconds: 10 });
+        status = await orDetached(next, surroundings);
+    }
+}
+
+/** Waits for something, but not beyond the moment at which the update is cancelled. */
+async function orDetached<Value>(value: Promise<Value>, { cancelled }: Surroundings): Promise<Value> {
+    if (cancelled.aborted) throw new Detached();
+    let stop: () => void = () => undefined;
+    const abort = new Promise<never>((_, reject) => {
+        stop = () => {
+            reject(new Detached());
+        };
+        cancelled.addEventListener("abort", stop, { once: true });
+    });
+    try {
+        return await Promise.race([value, abort]);
+    } finally {
+        cancelled.removeEventListener("abort", stop);
+        // Nobody waits any more; what it ends with has to go nowhere.
+        value.catch(() => undefined);
+    }
+}
+
+function explain(status: RunStatus): string {
+    const run = status.key.slice(0, 12);
+    const lines = (status.log ?? "").trimEnd().split("\n").slice(-12);
+    const log =
+        lines.join("").trim() === "" ? "" : `\n  last lines of its log:\n${lines.map((l) => `    ${l}`).join("\n")}`;
+    const next = status.state === "failed" ? "the whole log" : "`npm run up` resumes it; its log";
+    return `run ${run} ${status.state}: ${status.reason ?? "no reason is known"}${log}\n  ${next}: npm run logs -- ${run}`;
+}
+
+/** Turns events into lines, with the time left from this client's own clock. */
+class Teller {
+    private firstStep: { step: number; at: number } | undefined;
+    private said = "";
+
+    constructor(private readonly progress: (text: string) => void) {}
+
+    start(since: number | undefined): void {
+        if (since !== undefined && this.firstStep === undefined && this.said === "") this.line("starting");
+    }
+
+    line(text: string): void {
+        if (text === this.said) return;
+        this.said = text;
+        this.progress(text);
+    }
+
+    event(event: RunEvent): void {
+        switch (event.type) {
+            case "note":
+                this.firstStep = undefined;
+                this.line(event.text);
+                break;
+            case "evaluated":
+                this.line(`step ${event.step}: validation loss ${event.evalLoss.toFixed(4)}`);
+                break;
+            case "progress": {
+                this.firstStep ??= { step: event.step, at: event.time };
+                const done = event.step - this.firstStep.step;
+                const perStep = done > 0 ? (event.time - this.firstStep.at) / done : undefined;
+                const left = perStep === undefined ? "" : `, ${duration(perStep * (event.steps - event.step))} left`;
+                const loss = event.loss === undefined ? "" : `, loss ${event.loss.toFixed(4)}`;
+                const percent = Math.round((100 * event.step) / event.steps);
+                this.line(`${event.phase}: step ${event.step}/${event.steps} (${percent} %)${loss}${left}`);
+                break;
+            }
+        }
+    }
+}
+
+/** Seconds as people say them: 45 s, 3 min, 2 h 5 min. */
+export function duration(seconds: number): string {
+    if (seconds < 90) return `${Math.round(seconds)} s`;
+    const minutes = Math.round(seconds / 60);
+    return minutes < 90 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+}

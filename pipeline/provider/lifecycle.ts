@@ -1,0 +1,236 @@
+import * as fs from "node:fs";
+import * as os from "node:os";
+import * as path from "node:path";
+import { pathToFileURL } from "node:url";
+import type { z } from "zod";
+import { targetSchema, type Target } from "../../infra/target";
+import { cache } from "../../scripts/locations.cjs";
+import { changesBetween, describeChange, type Change } from "../changes";
+import type { Executor } from "../executor/executor";
+import { problemsOf, unknownKey } from "../fields";
+import { digestOfFiles, hasUnknown, listFiles, sha256, UNKNOWN, type Json, type JsonObject } from "../identity";
+import { identityOf, stageKey, type ClientContext, type SessionEntry, type Stage } from "../stage";
+import { stages } from "../stages";
+import { readJson, writeJson, type Metrics, type Result, type Store } from "../store/store";
+import { UserError } from "../user-error";
+import { Detached, ensure } from "./ensure";
+import { secretPaths, unwrapSecrets, withoutNulls } from "./values";
+
+/** Shows text at a resource. An ephemeral line is replaced by the next one, another stays until the end. */
+export type Log = (urn: string, text: string, options: { readonly ephemeral: boolean }) => void;
+
+export interface Checked {
+    readonly inputs: JsonObject;
+    /** Each begins with the path of the field that it is about. */
+    readonly failures: readonly string[];
+}
+
+/** The update was cancelled. `outputs` are what the state shall say: never anything of the half-made run. */
+export class Interrupted extends Error {
+    constructor(readonly outputs: JsonObject) {
+        super("detached: the run goes on; the next `npm run up` attaches to it");
+    }
+}
+
+/**
+ * What happens to a stage over its life, in plain values: the protocol around it is in protocol.ts, what a stage is
+ * made of in its own file. Inputs and outputs are as Pulumi stores them.
+ */
+export class Lifecycle {
+    private readonly session = new Map<string, SessionEntry>();
+    private readonly cancellation = new AbortController();
+
+    constructor(
+        private readonly store: Store,
+        private readonly executorFor: (target: Target) => Executor,
+        private readonly log: Log,
+    ) {}
+
+    /** Stops following. Runs on targets go on. */
+    cancel(): void {
+        this.cancellation.abort();
+    }
+
+    /** Validates, fills in defaults and resolves what only a look at the world can tell. Unknown values pass. */
+    async check(urn: string, news: JsonObject, olds: JsonObject | undefined): Promise<Checked> {
+        const stage = stageOf(urn);
+        const secrets = secretPaths(news);
+        if (secrets.length > 0) {
+            const why = "is a secret, but what a stage is given is written into job files and manifests";
+            return { inputs: news, failures: secrets.map((at) => `${at}: ${why}`) };
+        }
+        const given = withoutNulls(news);
+        const inputs: Record<string, Json> = {};
+        const failures: string[] = [];
+        for (const [name, schema] of Object.entries(stage.fields) as [string, z.ZodType][]) {
+            const value = given[name];
+            if (hasUnknown(value)) {
+                inputs[name] = value as Json;
+                continue;
+            }
+            const parsed = schema.safeParse(value);
+            if (parsed.success) {
+                if (parsed.data !== undefined) inputs[name] = parsed.data as Json;
+            } else {
+                failures.push(...problemsOf(parsed.error, [name]).map(({ path, message }) => `${path}: ${message}`));
+            }
+        }
+        const known = Object.keys(stage.fields);
+        for (const name of Object.keys(given).filter((one) => !known.includes(one))) {
+            failures.push(`${name}: ${unknownKey(name, known)}`);
+        }
+        if (failures.length > 0 || hasUnknown(inputs["source"])) return { inputs, failures };
+        try {
+            const previous = olds === undefined ? undefined : (unwrapSecrets(olds) as JsonObject);
+            Object.assign(inputs, await stage.resolve?.(inputs, previous), { tools: stage.tools(inputs) });
+            return { inputs, failures };
+        } catch (error) {
+            if (error instanceof UserError) return { inputs, failures: [error.message] };
+            throw error;
+        }
+    }
+
+    /** The changes that make the stage run again; none where only the way to the result has changed. */
+    diff(urn: string, oldInputs: JsonObject, oldOutputs: JsonObject, news: JsonObject): Change[] {
+        const stage = stageOf(urn);
+        const changes = changesBetween(identityOf(stage, plain(oldInputs)), identityOf(stage, plain(news)));
+        const drift = oldOutputs["drift"];
+        if (drift !== undefined && drift !== null) changes.push({ kind: "removed", field: "drift", old: drift });
+        return changes;
+    }
+
+    /** The outputs that an update would have, as far as they can be known; nothing but caches is touched. */
+    async preview(urn: string, news: JsonObject, olds: JsonObject | undefined, oldInputs: JsonObject | undefined) {
+        const stage = stageOf(urn);
+        const inputs = plain(news);
+        const identity = identityOf(stage, inputs);
+        const outputs = await this.foreseen(stage, urn, inputs, identity);
+        const changes = oldInputs === undefined ? [] : changesBetween(identityOf(stage, plain(oldInputs)), identity);
+        const why = olds === undefined ? "new" : changes.map(describeChange).join("; ");
+        const what = outputs["action"] === "would-reuse" ? "would be taken from the store" : "would run";
+        this.log(urn, `${what}: ${why}`, { ephemeral: false });
+        return outputs;
+    }
+
+    private async foreseen(stage: Stage, urn: string, inputs: JsonObject, identity: JsonObject): Promise<JsonObject> {
+        const unknown = { key: UNKNOWN, run: UNKNOWN, digest: UNKNOWN, uri: UNKNOWN, facts: UNKNOWN };
+        if (hasUnknown(identity)) return { ...unknown, action: "would-run" };
+        const key = stageKey(stage, inputs);
+        const stored = await this.store.find(key);
+        if (stored !== undefined) return this.outputs(stage, stored, "would-reuse");
+        const work = stage.work(inputs, key);
+        if (work.on === "client" && work.inPreview) {
+            const progress = (text: string): void => {
+                this.log(urn, text, { ephemeral: true });
+            };
+            const made = await tryInScratch(key, (folder) =>
+                work.run({ folder, store: this.store, progress, session: this.session } satisfies ClientContext),
+            );
+            return { ...this.outputs(stage, { key, ...made }, "would-run"), uri: UNKNOWN };
+        }
+        return { ...unknown, key, run: runName(key), action: "would-run" };
+    }
+
+    /**
+     * Brings the result of the inputs about. Where the update is cancelled meanwhile, `Interrupted` carries the old
+     * outputs (of an update) or none (of a create): what is returned would reach the stages after this one.
+     */
+    async apply(urn: string, news: JsonObject, olds: JsonObject | undefined): Promise<JsonObject> {
+        const stage = stageOf(urn);
+        const name = nameOf(urn);
+        const inputs = plain(news);
+        const target = targetSchema.safeParse(inputs["target"] ?? { type: "local" });
+        if (!target.success) throw new UserError(`target: ${problemsOf(target.error)[0]?.message ?? ""}`);
+        try {
+            const { result, action } = await ensure(stage, name, inputs, {
+                store: this.store,
+                executor: this.executorFor(target.data),
+                cancelled: this.cancellation.signal,
+                session: this.session,
+                progress: (text) => {
+                    this.log(urn, text, { ephemeral: true });
+                },
+            });
+            this.session.set(name, { action, seconds: action === "cached" ? 0 : result.seconds });
+            return this.outputs(stage, result, action);
+        } catch (error) {
+            if (error instanceof Detached) throw new Interrupted(olds ?? {});
+            throw error;
+        }
+    }
+
+    /** The old outputs, with `drift` where the artifact is no longer what it was. The digest stays as it is. */
+    async read(outputs: JsonObject): Promise<JsonObject> {
+        const { drift: _drift, ...rest } = outputs;
+        const digest = outputs["digest"];
+        if (typeof digest !== "string") return outputs;
+        const damage = await this.store.damage(digest);
+        return damage === undefined ? rest : { ...rest, drift: damage };
+    }
+
+    /** Stops a run that is still going on. Artifacts stay until garbage is collected. */
+    async delete(urn: string, oldInputs: JsonObject): Promise<void> {
+        const stage = stageOf(urn);
+        const inputs = plain(oldInputs);
+        const target = targetSchema.safeParse(inputs["target"]);
+        if (!target.success || hasUnknown(inputs)) return;
+        const key = stageKey(stage, inputs);
+        const state = await readJson<{ state: string }>(path.join(this.store.runFolder(key), "state.json"));
+        if (state?.state === "queued" || state?.state === "running") await this.executorFor(target.data).stop(key);
+    }
+
+    private outputs(stage: Stage, result: ResultInPreview, action: string): JsonObject {
+        return {
+            key: result.key,
+            run: runName(result.key),
+            digest: result.digest,
+            uri: pathToFileURL(path.join(this.store.runFolder(result.key), "out")).href,
+            facts: stage.facts(result.metrics),
+            ...("seconds" in result
+                ? { seconds: result.seconds, finishedAt: new Date(result.finishedAt * 1000).toISOString() }
+                : {}),
+            action,
+        };
+    }
+}
+
+type ResultInPreview = Result | Pick<Result, "key" | "digest" | "metrics">;
+
+/** The digest and metrics that a client's work would have, remembered in the cache: previews are made often. */
+async function tryInScratch(key: string, make: (folder: string) => Promise<Metrics>) {
+    const memory = path.join(cache(), "previews", `${sha256(key).slice(0, 32)}.json`);
+    const remembered = await readJson<{ digest: string; metrics: Metrics }>(memory);
+    if (remembered !== undefined) return remembered;
+    const folder = await fs.promises.mkdtemp(path.join(os.tmpdir(), "retune-preview-"));
+    try {
+        const metrics = await make(folder);
+        const made = { digest: digestOfFiles(await listFiles(folder)), metrics };
+        await fs.promises.mkdir(path.dirname(memory), { recursive: true });
+        await writeJson(memory, made);
+        return made;
+    } finally {
+        await fs.promises.rm(folder, { recursive: true, force: true });
+    }
+}
+
+/** A run's name for people: the beginning of its key. */
+function runName(key: string): string {
+    return key.slice(0, 12);
+}
+
+function plain(value: JsonObject): JsonObject {
+    return withoutNulls(unwrapSecrets(value) as JsonObject);
+}
+
+/** The stage of a URN such as urn:pulumi:dev::retune::finetune:pipeline:Training::training. */
+function stageOf(urn: string): Stage {
+    const kind = urn.split("::")[2]?.split(":").at(-1) ?? "";
+    const stage = stages.get(kind);
+    if (stage === undefined)
+        throw new UserError(`there is no stage ${kind}; there is ${[...stages.keys()].join(", ")}`);
+    return stage;
+}
+
+function nameOf(urn: string): string {
+    return urn.slice(urn.lastIndexOf("::") + 2);
+}

@@ -1,0 +1,89 @@
+import * as grpc from "@grpc/grpc-js";
+import { EngineClient } from "@pulumi/pulumi/proto/engine_grpc_pb.js";
+import { LogRequest, LogSeverity } from "@pulumi/pulumi/proto/engine_pb.js";
+import { home } from "../../scripts/locations.cjs";
+import { executorFor } from "../executor/for-target";
+import { Store } from "../store/store";
+import { Lifecycle, type Log } from "./lifecycle";
+import { serveProvider } from "./protocol";
+
+const SECOND = 1000;
+
+/** Lines to the engine; ephemeral ones at most once a second for each resource, the newest wins. */
+function engineLog(address: string | undefined): Log {
+    if (address === undefined) return () => undefined;
+    const engine = new EngineClient(address, grpc.credentials.createInsecure());
+    const send = (urn: string, text: string, ephemeral: boolean): void => {
+        const request = new LogRequest()
+            .setSeverity(LogSeverity.INFO)
+            .setUrn(urn)
+            .setMessage(text)
+            .setEphemeral(ephemeral);
+        engine.log(request, () => undefined); // an engine that is gone needs no lines
+    };
+    const waiting = new Map<string, { text?: string }>();
+    return (urn, text, { ephemeral }) => {
+        if (!ephemeral) {
+            send(urn, text, false);
+            return;
+        }
+        const slot = waiting.get(urn);
+        if (slot !== undefined) {
+            slot.text = text;
+            return;
+        }
+        send(urn, text, true);
+        const fresh: { text?: string } = {};
+        waiting.set(urn, fresh);
+        setTimeout(() => {
+            waiting.delete(urn);
+            if (fresh.text !== undefined) send(urn, fresh.text, true);
+        }, SECOND).unref();
+    };
+}
+
+/** Calls back once when a process is gone: the client that started the update, or the engine that started us. */
+function whenGone(gone: () => boolean, then: () => void): void {
+    const timer = setInterval(() => {
+        if (!gone()) return;
+        clearInterval(timer);
+        then();
+    }, 300);
+    timer.unref();
+}
+
+function exists(pid: number): boolean {
+    try {
+        process.kill(pid, 0);
+        return true;
+    } catch {
+        return false;
+    }
+}
+
+const server = new grpc.Server({ "grpc.max_receive_message_length": -1, "grpc.max_send_message_length": -1 });
+const lifecycle = new Lifecycle(new Store(home()), executorFor, engineLog(process.argv[2]));
+serveProvider(server, lifecycle, () => undefined);
+
+// A client that was killed cannot cancel: without this the engine would follow a run for hours, holding the lock.
+const client = Number(process.env["RETUNE_CLIENT_PID"] ?? 0);
+if (client > 0) {
+    whenGone(
+        () => !exists(client),
+        () => {
+            lifecycle.cancel();
+        },
+    );
+}
+const engine = process.ppid;
+whenGone(
+    () => process.ppid !== engine,
+    () => {
+        process.exit(0);
+    },
+);
+
+server.bindAsync("127.0.0.1:0", grpc.ServerCredentials.createInsecure(), (error, port) => {
+    if (error) throw error;
+    process.stdout.write(`${port}\n`);
+});

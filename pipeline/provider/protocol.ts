@@ -1,0 +1,177 @@
+import * as grpc from "@grpc/grpc-js";
+import { Empty } from "google-protobuf/google/protobuf/empty_pb.js";
+import { Any } from "google-protobuf/google/protobuf/any_pb.js";
+import { Struct, type JavaScriptValue } from "google-protobuf/google/protobuf/struct_pb.js";
+import * as plugin from "@pulumi/pulumi/proto/plugin_pb.js";
+import * as service from "@pulumi/pulumi/proto/provider_grpc_pb.js";
+import * as messages from "@pulumi/pulumi/proto/provider_pb.js";
+import { Status } from "@pulumi/pulumi/proto/status_pb.js";
+import type { Change } from "../changes";
+import type { JsonObject } from "../identity";
+import { UserError } from "../user-error";
+import { Interrupted, type Lifecycle } from "./lifecycle";
+
+/** Pulumi's resource provider protocol, served by a Lifecycle. Facts about it are in the engine's own tests. */
+export function serveProvider(server: grpc.Server, lifecycle: Lifecycle, onCancel: () => void): void {
+    const answer =
+        <Request, Response>(handle: (request: Request) => Promise<Response> | Response) =>
+        (call: grpc.ServerUnaryCall<Request, Response>, done: grpc.sendUnaryData<Response>): void => {
+            Promise.resolve()
+                .then(() => handle(call.request))
+                .then(
+                    (response) => {
+                        done(null, response);
+                    },
+                    (error: unknown) => {
+                        done(statusOf(error));
+                    },
+                );
+        };
+
+    const unimplemented = (name: string) => answer(() => Promise.reject(new NotServed(name)));
+    const implementation: Record<string, grpc.UntypedHandleCall> = {
+        getPluginInfo: answer(() => new plugin.PluginInfo().setVersion("0.1.0")),
+        getSchema: answer(() =>
+            new messages.GetSchemaResponse().setSchema(JSON.stringify({ name: "finetune", version: "0.1.0" })),
+        ),
+        attach: answer(() => new Empty()),
+        checkConfig: answer((request: messages.CheckRequest) =>
+            new messages.CheckResponse().setInputs(request.getNews()),
+        ),
+        diffConfig: answer(() => new messages.DiffResponse()),
+        configure: answer(() =>
+            new messages.ConfigureResponse().setSupportspreview(true).setAcceptsecrets(true).setAcceptoutputs(false),
+        ),
+
+        check: answer(async (request: messages.CheckRequest) => {
+            const { inputs, failures } = await lifecycle.check(
+                request.getUrn(),
+                json(request.getNews()),
+                optional(request.getOlds()),
+            );
+            // The property stays empty: Pulumi prints a named one with its value, secrets in clear.
+            const list = failures.map((reason) => new messages.CheckFailure().setProperty("").setReason(reason));
+            return new messages.CheckResponse().setInputs(struct(inputs)).setFailuresList(list);
+        }),
+
+        diff: answer((request: messages.DiffRequest) => {
+            const changes = lifecycle.diff(
+                request.getUrn(),
+                json(request.getOldInputs()),
+                json(request.getOlds()),
+                json(request.getNews()),
+            );
+            const response = new messages.DiffResponse().setHasdetaileddiff(true);
+            const { DIFF_SOME, DIFF_NONE } = messages.DiffResponse.DiffChanges;
+            response.setChanges(changes.length > 0 ? DIFF_SOME : DIFF_NONE);
+            response.setDiffsList(changes.map((change) => change.field));
+            for (const change of changes) response.getDetaileddiffMap().set(change.field, propertyDiff(change));
+            return response;
+        }),
+
+        create: answer(async (request: messages.CreateRequest) => {
+            const response = new messages.CreateResponse();
+            const urn = request.getUrn();
+            const inputs = json(request.getProperties());
+            if (request.getPreview()) {
+                return response.setProperties(struct(await lifecycle.preview(urn, inputs, undefined, undefined)));
+            }
+            // The id never changes, not even with the key: a stage reruns in place.
+            const id = urn.slice(urn.lastIndexOf("::") + 2);
+            const outputs = await orInitFailure(id, inputs, () => lifecycle.apply(urn, inputs, undefined));
+            return response.setId(id).setProperties(struct(outputs));
+        }),
+
+        update: answer(async (request: messages.UpdateRequest) => {
+            const response = new messages.UpdateResponse();
+            const urn = request.getUrn();
+            const inputs = json(request.getNews());
+            const olds = json(request.getOlds());
+            const outputs = request.getPreview()
+                ? await lifecycle.preview(urn, inputs, olds, json(request.getOldInputs()))
+                : await orInitFailure(request.getId(), inputs, () => lifecycle.apply(urn, inputs, olds));
+            return response.setProperties(struct(outputs));
+        }),
+
+        read: answer(async (request: messages.ReadRequest) => {
+            const outputs = await lifecycle.read(json(request.getProperties()));
+            return new messages.ReadResponse()
+                .setId(request.getId())
+                .setInputs(request.getInputs())
+                .setProperties(struct(outputs));
+        }),
+
+        delete: answer(async (request: messages.DeleteRequest) => {
+            await lifecycle.delete(request.getUrn(), json(request.getOldInputs()));
+            return new Empty();
+        }),
+
+        cancel: answer(() => {
+            lifecycle.cancel();
+            onCancel();
+            return new Empty();
+        }),
+    };
+    for (const name of Object.keys(service.ResourceProviderService)) implementation[name] ??= unimplemented(name);
+    server.addService(service.ResourceProviderService, implementation);
+}
+
+function propertyDiff(change: Change): messages.PropertyDiff {
+    const { ADD, DELETE, UPDATE } = messages.PropertyDiff.Kind;
+    const diff = new messages.PropertyDiff();
+    if (change.field === "drift") return diff.setKind(UPDATE).setInputdiff(false);
+    const kind = { added: ADD, removed: DELETE, changed: UPDATE }[change.kind];
+    return diff.setKind(kind).setInputdiff(true);
+}
+
+class NotServed extends Error {}
+
+function statusOf(error: unknown): Partial<grpc.StatusObject> {
+    if (error instanceof NotServed) return { code: grpc.status.UNIMPLEMENTED, details: error.message };
+    if (error instanceof InitFailure) return error.status;
+    if (error instanceof UserError) return { code: grpc.status.UNKNOWN, details: error.message };
+    const defect = error instanceof Error ? (error.stack ?? error.message) : String(error);
+    return { code: grpc.status.INTERNAL, details: `this is a defect of Retune: ${defect}` };
+}
+
+class InitFailure extends Error {
+    constructor(readonly status: Partial<grpc.StatusObject>) {
+        super();
+    }
+}
+
+/**
+ * An interrupted operation as an initialisation failure: the state keeps its inputs and gets these outputs, and the next
+ * update calls `update` again, whatever diff says.
+ */
+async function orInitFailure(id: string, inputs: JsonObject, apply: () => Promise<JsonObject>): Promise<JsonObject> {
+    try {
+        return await apply();
+    } catch (error) {
+        if (!(error instanceof Interrupted)) throw error;
+        const failure = new messages.ErrorResourceInitFailed()
+            .setId(id)
+            .setProperties(struct(error.outputs))
+            .setInputs(struct(inputs))
+            .setReasonsList([error.message]);
+        const detail = new Any();
+        detail.pack(failure.serializeBinary(), "pulumirpc.ErrorResourceInitFailed");
+        const status = new Status().setCode(grpc.status.UNKNOWN).setMessage(error.message).addDetails(detail);
+        const metadata = new grpc.Metadata();
+        metadata.add("grpc-status-details-bin", Buffer.from(status.serializeBinary()));
+        throw new InitFailure({ code: grpc.status.UNKNOWN, details: error.message, metadata });
+    }
+}
+
+function json(value: Struct | undefined): JsonObject {
+    return (value?.toJavaScript() ?? {}) as JsonObject;
+}
+
+function optional(value: Struct | undefined): JsonObject | undefined {
+    return value === undefined ? undefined : json(value);
+}
+
+function struct(value: JsonObject): Struct {
+    const defined = Object.fromEntries(Object.entries(value).filter(([, one]) => one !== undefined));
+    return Struct.fromJavaScript(defined as Record<string, JavaScriptValue>);
+}

@@ -1,0 +1,68 @@
+import type { Json, JsonObject } from "../identity";
+
+/** Everything that a report shows, gathered from the store; render.ts turns it into a page. */
+export interface ReportData {
+    readonly stack: string;
+    /** When the page was made. */
+    readonly at: Date;
+    /** Shown at the top, such as "This is a demonstration, not medical advice." Empty: nothing to say. */
+    readonly notice: string;
+    readonly stages: readonly ReportStage[];
+    /** The training's settings as LLaMA-Factory got them, such as { method: "lora", loraRank: 8 }. */
+    readonly settings: JsonObject;
+    readonly losses: readonly { readonly step: number; readonly loss: number; readonly learningRate: number | undefined }[];
+    readonly evalLosses: readonly { readonly step: number; readonly loss: number }[];
+    readonly dataset: {
+        readonly scanned: number;
+        readonly kept: number;
+        readonly dropped: Readonly<Record<string, number>>;
+        readonly rows: { readonly train: number; readonly validation: number; readonly test: number };
+        /** Lengths of question + answer. */
+        readonly characters: { readonly p50: number; readonly p95: number; readonly max: number };
+    };
+    readonly base: ModelEvaluation;
+    readonly tuned: ModelEvaluation;
+    readonly exported: {
+        /** The folder of the merged model on this machine. */
+        readonly folder: string;
+        readonly files: number;
+        readonly bytes: number;
+        /** { checked, equal } prompts, and in half precision the largest difference of logits. */
+        readonly parity: { readonly checked: number; readonly equal?: number; readonly logits?: number };
+    };
+    /** The manifest of the merged model: digests, versions, sources. */
+    readonly provenance: Json;
+}
+
+export interface ReportStage {
+    readonly name: string;
+    readonly kind: string;
+    readonly action: "ran" | "cached" | "attached" | "unchanged";
+    /** Of the run that made the result, whenever that was. */
+    readonly seconds: number;
+    readonly run: string;
+    readonly digest: string;
+    readonly finishedAt: Date;
+}
+
+/** What evaluate.py writes. Scores are percent, the loss is mean cross-entropy per token; null where nothing was held out. */
+export interface ModelEvaluation {
+    readonly metrics: {
+        readonly evalLoss: number | null;
+        readonly bleu4: number | null;
+        readonly rouge1: number | null;
+        readonly rouge2: number | null;
+        readonly rougeL: number | null;
+        readonly rows: number;
+    };
+    readonly cases: readonly {
+        readonly question: string;
+        readonly reference: string;
+        readonly answer: string;
+        /** Whether the model ended by itself within the limit of new tokens. */
+        readonly complete: boolean;
+        readonly bleu4: number;
+        readonly rougeL: number;
+    }[];
+    readonly prompts: readonly { readonly prompt: string; readonly answer: string; readonly complete: boolean }[];
+}

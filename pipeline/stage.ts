@@ -1,0 +1,85 @@
+import type { z } from "zod";
+import type { Job } from "./executor/executor";
+import { keyOf, type Json, type JsonObject } from "./identity";
+import type { Metrics, Store } from "./store/store";
+
+/** What a stage that runs in the client gets to work with. */
+export interface ClientContext {
+    /** Empty; what is left in it becomes the artifact. */
+    readonly folder: string;
+    readonly store: Store;
+    /** Shows one line of progress; it is gone with the next one. */
+    readonly progress: (text: string) => void;
+    /** What the other stages did in this update, by name; empty in a preview. */
+    readonly session: ReadonlyMap<string, SessionEntry>;
+}
+
+/** What a stage did in the update that is going on, for the report. */
+export interface SessionEntry {
+    readonly action: "ran" | "cached" | "attached";
+    readonly seconds: number;
+}
+
+/** One execution on a target: a job without what the target adds to it. */
+export type TargetRun = Omit<Job, "stage"> & { readonly hub: boolean };
+
+/** How the result of a key comes about. */
+export type Work =
+    | {
+          readonly on: "client";
+          /** Whether a preview may do it, in a scratch folder, to know the digest: it must be quick and offline. */
+          readonly inPreview: boolean;
+          run(context: ClientContext): Promise<Metrics>;
+      }
+    | {
+          readonly on: "target";
+          readonly run: TargetRun;
+          /** Runs with keys of their own whose results are inputs of this one, by the name of the input. */
+          readonly before?: Readonly<Record<string, TargetRun>>;
+      };
+
+/** The fields that each stage may have besides its own; `check` adds them. */
+export interface Computed {
+    /** The version of the stage's contract and of the tools that can change its result. */
+    readonly tools?: JsonObject;
+}
+
+/**
+ * A stage of the pipeline: its fields, what of them is its identity, and how its result comes about. A stage is a
+ * plain description; the provider, the executors and the runner know nothing of particular ones.
+ */
+// eslint-disable-next-line @typescript-eslint/no-explicit-any -- the registry holds stages of all kinds
+export interface Stage<Inputs = any> {
+    readonly kind: string;
+    readonly fields: z.ZodRawShape;
+    /**
+     * Fields that say where or how, never what: a change of them reruns nothing. Everything else is in the key, so
+     * that a field that somebody forgets to think about costs a rerun, not a stale result.
+     */
+    readonly transport: readonly (keyof Inputs & string)[];
+    /** Versions that are part of the key. `contract` grows when the stage itself changes what it makes of its inputs. */
+    tools(inputs: Inputs): { readonly contract: number } & JsonObject;
+    /**
+     * What only a look at the world can tell, such as the digest of a file or the commit of a branch. `previous` are
+     * the inputs of the last update: what a branch was resolved to stays until the branch is changed.
+     */
+    resolve?(inputs: Inputs, previous: Inputs | undefined): Promise<JsonObject>;
+    work(inputs: Inputs, key: string): Work;
+    /** The few numbers for people and `--json`, from the metrics of the run. */
+    facts(metrics: Metrics): JsonObject;
+}
+
+/** The part of a stage's inputs that decides its result. */
+export function identityOf(stage: Stage, inputs: JsonObject): JsonObject {
+    const transport = new Set<string>(stage.transport);
+    return Object.fromEntries(Object.entries(inputs).filter(([name]) => !transport.has(name)));
+}
+
+export function stageKey(stage: Stage, inputs: JsonObject): string {
+    return keyOf(stage.kind, identityOf(stage, inputs));
+}
+
+/** For the metrics of a run, whose types are not known: a value of the JSON there, or null. */
+export function metric(metrics: Metrics, name: string): Json {
+    return metrics[name] ?? null;
+}

@@ -1,0 +1,124 @@
+import * as fs from "node:fs";
+import * as path from "node:path";
+import { digestOfFiles, fileDigest, listFiles, type FileEntry, type Json } from "../identity";
+
+/** The facts that a run leaves beside its artifact: few, small, no logs. */
+export type Metrics = Readonly<Record<string, Json>>;
+
+/** `result.json` of a run that succeeded. Times are seconds since 1970. */
+export interface Result {
+    readonly key: string;
+    readonly kind: string;
+    readonly digest: string;
+    readonly files: readonly FileEntry[];
+    readonly metrics: Metrics;
+    readonly startedAt: number;
+    readonly finishedAt: number;
+    readonly seconds: number;
+}
+
+/**
+ * The runs and artifacts below one RETUNE_HOME; the layout is described at the top of runner/runner.py, which writes
+ * it on a target. Runs are found by key, artifacts by digest, and nothing counts before it was verified.
+ */
+export class Store {
+    constructor(readonly home: string) {}
+
+    runFolder(key: string): string {
+        return path.join(this.home, "runs", key);
+    }
+
+    artifactFolder(digest: string): string {
+        return path.join(this.home, "store", digest);
+    }
+
+    /** The result of a key whose artifact is there and unaltered, else undefined. */
+    async find(key: string): Promise<Result | undefined> {
+        const result = await this.result(key);
+        return result && (await this.damage(result.digest)) === undefined ? result : undefined;
+    }
+
+    /** What a run said when it succeeded, whether or not its artifact still exists. */
+    async result(key: string): Promise<Result | undefined> {
+        return readJson<Result>(path.join(this.runFolder(key), "result.json"));
+    }
+
+    /** What is wrong with an artifact, in words; undefined when every file is there with its digest. */
+    async damage(digest: string): Promise<string | undefined> {
+        const folder = this.artifactFolder(digest);
+        const manifest = await readJson<{ files: FileEntry[] }>(`${folder}.json`);
+        if (manifest === undefined || digestOfFiles(manifest.files) !== digest) return "the artifact is gone";
+        for (const file of manifest.files) {
+            const place = path.join(folder, file.path);
+            const stat = await fs.promises.stat(place).catch(() => undefined);
+            if (stat === undefined) return `${file.path} is gone`;
+            if (stat.size !== file.size || (await fileDigest(place)) !== file.sha256) return `${file.path} was altered`;
+        }
+        return undefined;
+    }
+
+    /**
+     * Runs `make` in an empty folder and keeps what it leaves there as the result of a key: for the stages that run in
+     * the client. Two clients at once do the work twice and store it once.
+     */
+    async make(
+        run: { readonly key: string; readonly kind: string; readonly stage: string; readonly parameters: Json },
+        make: (folder: string) => Promise<Metrics>,
+    ): Promise<Result> {
+        const { key, kind } = run;
+        const folder = this.runFolder(key);
+        const work = path.join(folder, `work.${process.pid}`);
+        const begin = Date.now() / 1000;
+        await fs.promises.mkdir(work, { recursive: true });
+        await writeJson(path.join(folder, "job.json"), run);
+        try {
+            const metrics = await make(work);
+            const files = await listFiles(work);
+            const digest = digestOfFiles(files);
+            await this.keep(work, digest, files);
+            const finishedAt = Date.now() / 1000;
+            const seconds = Math.round((finishedAt - begin) * 10) / 10;
+            const result = { key, kind, digest, files, metrics, startedAt: begin, finishedAt, seconds };
+            await writeJson(path.join(folder, "result.json"), result);
+            const state = { state: "succeeded", attempt: 1, queuedAt: begin, startedAt: begin, finishedAt };
+            await writeJson(path.join(folder, "state.json"), state);
+            const link = path.join(folder, `out.${process.pid}`);
+            await fs.promises.symlink(path.relative(folder, this.artifactFolder(digest)), link);
+            await fs.promises.rename(link, path.join(folder, "out"));
+            return result;
+        } finally {
+            await fs.promises.rm(work, { recursive: true, force: true });
+        }
+    }
+
+    private async keep(work: string, digest: string, files: readonly FileEntry[]): Promise<void> {
+        if ((await this.damage(digest)) === undefined) return;
+        const place = this.artifactFolder(digest);
+        await fs.promises.mkdir(path.dirname(place), { recursive: true });
+        await fs.promises.rm(place, { recursive: true, force: true });
+        await fs.promises.rename(work, place);
+        await writeJson(`${place}.json`, { digest, files });
+    }
+}
+
+/** The content of a JSON file, or undefined where there is none; a torn one cannot be: writes are atomic. */
+export async function readJson<T>(file: string): Promise<T | undefined> {
+    const text = await fs.promises.readFile(file, "utf8").catch((error: unknown) => {
+        if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
+        throw error;
+    });
+    return text === undefined ? undefined : (JSON.parse(text) as T);
+}
+
+/** Temporary file, sync, rename: a reader sees the old content or the new one, also after a crash. */
+export async function writeJson(file: string, value: unknown): Promise<void> {
+    const temporary = `${file}.${process.pid}`;
+    const handle = await fs.promises.open(temporary, "w");
+    try {
+        await handle.writeFile(JSON.stringify(value, undefined, 1));
+        await handle.sync();
+    } finally {
+        await handle.close();
+    }
+    await fs.promises.rename(temporary, file);
+}
