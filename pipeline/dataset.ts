@@ -4,8 +4,7 @@ import { recipeSchema } from "../datasets/recipe";
 import { sourceSchema } from "../datasets/sources/source";
 import { cache } from "../scripts/locations.cjs";
 import { group, integer, jsonObject, number } from "./fields";
-import { fileDigest, sha256, type JsonObject } from "./identity";
-import { versions } from "./llamafactory/job";
+import { fileDigest, sha256 } from "./identity";
 import { metric, type Stage } from "./stage";
 
 /** `retune:dataset`. */
@@ -31,6 +30,9 @@ const fields = {
 };
 
 type Inputs = z.infer<z.ZodObject<typeof fields>>;
+
+/** What a program gives; the rest is found out. */
+export type DatasetArgs = Omit<Inputs, "content" | "resolved" | "tools">;
 
 /** Rows of any source in Alpaca form: train.jsonl, validation.jsonl, test.jsonl. Made in the client, before any machine. */
 export const dataset: Stage<Inputs> = {

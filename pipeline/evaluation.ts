@@ -37,6 +37,9 @@ const fields = {
 
 type Inputs = z.infer<z.ZodObject<typeof fields>>;
 
+/** What a program gives; the rest is found out. */
+export type EvaluationArgs = Omit<Inputs, "tools">;
+
 /** Base and tuned model on the held-out rows (loss, BLEU, ROUGE) and on the fixed prompts, greedy. */
 export const evaluation: Stage<Inputs> = {
     kind: "Evaluation",

@@ -22,7 +22,8 @@ const fields = {
     /** Questions that the merged model must answer like base + adapter. */
     prompts: list(text("a question"), "a list of questions"),
     maxNewTokens: integer("a whole number from 1", { from: 1 }),
-    /** What the model was made of, for the manifest in it. */
+    dataset: digest("the digest of a data set"),
+    /** What the model was made of besides, for the manifest in it. */
     provenance: jsonObject(),
     /** Said in the model card, such as "not medical advice". */
     notice: z.string(),
@@ -30,6 +31,9 @@ const fields = {
 };
 
 type Inputs = z.infer<z.ZodObject<typeof fields>>;
+
+/** What a program gives; the rest is found out. */
+export type ExportArgs = Omit<Inputs, "tools">;
 
 /** The merged model: safetensors weights, model card, manifest and SHA-256 list, proven to answer like the tuned one. */
 export const exported: Stage<Inputs> = {
@@ -39,8 +43,8 @@ export const exported: Stage<Inputs> = {
     tools: () => ({ contract: 1, ...trainingVersions() }),
 
     work(inputs, key) {
-        const { target: _target, tools, model, trained, provenance, notice, ...parameters } = inputs;
-        const manifest: JsonObject = { ...provenance, model, trained, tools: tools ?? {} };
+        const { target: _target, tools, model, trained, dataset, provenance, notice, ...parameters } = inputs;
+        const manifest: JsonObject = { ...provenance, dataset, model, trained, tools: tools ?? {} };
         return {
             on: "target",
             run: llamafactoryRun({

@@ -65,6 +65,9 @@ const fields = {
 
 type Inputs = z.infer<z.ZodObject<typeof fields>>;
 
+/** What a program gives; the rest is found out. */
+export type ModelArgs = Omit<Inputs, "content" | "tools">;
+
 /** The base model: safetensors weights, configuration and tokenizer in one folder, by content. */
 export const model: Stage<Inputs> = {
     kind: "Model",

@@ -40,6 +40,9 @@ const fields = {
 
 type Inputs = z.infer<z.ZodObject<typeof fields>>;
 
+/** What a program gives; the rest is found out. */
+export type TrainingArgs = Omit<Inputs, "tools">;
+
 /** The fine-tune itself: an adapter (lora, qlora) or a whole model (full, freeze). */
 export const training: Stage<Inputs> = {
     kind: "Training",

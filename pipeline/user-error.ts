@@ -4,4 +4,6 @@
  */
 export class UserError extends Error {
     override readonly name = "UserError";
+    /** How Pulumi's SDK knows an error that it is to show without a stack trace, as for its own RunError. */
+    readonly __pulumiRunError = true;
 }

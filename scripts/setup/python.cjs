@@ -25,13 +25,13 @@ function find() {
 
 /** Where a fitting Python may be: the version that was tested first, conda's last. */
 function candidates() {
-    const { onPath, isExecutable } = require("./work.cjs");
+    const { allOnPath, isExecutable } = require("./work.cjs");
     const { CONDA_PREFIX, CONDA_EXE } = process.env;
     const conda = [CONDA_PREFIX, CONDA_EXE && path.dirname(path.dirname(CONDA_EXE))]
         .filter(Boolean)
         .map((folder) => path.join(folder, "bin", "python"))
         .filter(isExecutable);
-    const named = ["python3.11", "python3.12", "python3.13", "python3"].map(onPath).filter(Boolean);
+    const named = ["python3.11", "python3.12", "python3.13", "python3"].flatMap(allOnPath);
     return [...new Set([...named, ...conda])];
 }
 

@@ -38,7 +38,8 @@ function lastLines(file, count) {
             .replace(/\x1b\[[\d;?]*[A-Za-z]/g, "")
             .replace(/:\/\/[^\s/@]+@/g, "://")
             .split(/[\r\n]+/)
-            .filter((line) => line.trim() !== "");
+            // Blank lines, and the stack traces that npm prints of itself, say nothing to a person.
+            .filter((line) => !/^\s*$|^(npm error)?\s+at \S.*:\d+:\d+/.test(line));
         return lines.slice(lines.findLastIndex((line) => line.startsWith("$ ")) + 1).slice(-count);
     } finally {
         fs.closeSync(handle);
@@ -76,7 +77,9 @@ function cacheError(error) {
         EDQUOT: "the disk quota is used up",
     };
     const reason = reasons[error.code];
-    if (!reason || !error.path?.startsWith(cache())) return error;
+    // A write to an open file fails without naming it; set-up writes nowhere else than into the cache.
+    const isOurs = error.path === undefined ? error.syscall === "write" : error.path.startsWith(cache());
+    if (!reason || !isOurs) return error;
     return new UserError(
         `set-up: RETUNE_CACHE (${cache()}) cannot be written: ${reason}. Set RETUNE_CACHE to a folder that can, with 10 GB free.`,
     );
@@ -98,14 +101,16 @@ function isExecutable(file) {
     }
 }
 
-/** The program that a name stands for on PATH. */
-function onPath(name) {
+/** All programs of a name on PATH, in its order: a shim may come before the program that works. */
+function allOnPath(name) {
     return (process.env.PATH ?? "")
         .split(path.delimiter)
         .filter((folder) => path.isAbsolute(folder))
         .map((folder) => path.join(folder, name))
-        .find(isExecutable);
+        .filter(isExecutable);
 }
+
+const onPath = (name) => allOnPath(name)[0];
 
 async function diskUse(folder) {
     const kibibytes = Number.parseInt((await ask("du", ["-sk", folder])) ?? "", 10);
@@ -246,4 +251,4 @@ async function underLock(givenLog, body) {
     }
 }
 
-module.exports = { underLock, adviceFor, ask, diskUse, onPath, isExecutable, size, writeWhole };
+module.exports = { underLock, adviceFor, ask, diskUse, allOnPath, onPath, isExecutable, size, writeWhole };

@@ -384,8 +384,18 @@ describe("node modules", () => {
     });
 
     test.each([
-        ["npm never came to its end", (): void => { install(["alpha"], false); }],
-        ["a package is missing", (): void => { install(["beta"]); }],
+        [
+            "npm never came to its end",
+            (): void => {
+                install(["alpha"], false);
+            },
+        ],
+        [
+            "a package is missing",
+            (): void => {
+                install(["beta"]);
+            },
+        ],
         [
             "a package was taken away afterwards",
             (): void => {

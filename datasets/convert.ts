@@ -1,0 +1,264 @@
+import type { DuckDBConnection, DuckDBDataChunk, DuckDBUIntegerVector, DuckDBUTinyIntVector } from "@duckdb/node-api";
+import { hash } from "node:crypto";
+import { mkdir, open, rename, rm, type FileHandle } from "node:fs/promises";
+import path from "node:path";
+import { closest } from "fastest-levenshtein";
+import { UserError } from "../pipeline/user-error";
+import { diagnose } from "./diagnosis";
+import { conversionQuery, literal, readerOf, type Query } from "./query";
+import { columnsOf, type Recipe } from "./recipe";
+import { csvHeader, openSource, type SourceFile } from "./source-file";
+import { assign, orderOf, parts, type Part, type Split } from "./split";
+
+export interface ConversionRequest {
+    /** Read one after the other; each may be JSON Lines, one JSON array, CSV with a header, or Parquet. */
+    files: readonly string[];
+    recipe: Recipe;
+    /** Most rows that are kept; undefined: all of them. */
+    limit: number | undefined;
+    split: Split;
+    /** An existing empty folder. */
+    into: string;
+}
+
+export interface Conversion {
+    /** Rows that were looked at: up to the last kept one when the limit was reached, else all. */
+    scanned: number;
+    kept: number;
+    /** Reason → rows dropped for it; a row counts once, under the first reason that applies. Reasons without rows are absent. */
+    dropped: Record<string, number>;
+    rows: Record<Part, number>;
+    /** Code points of input and output together, over the kept rows. */
+    characters: { p50: number; p95: number; max: number };
+}
+
+/**
+ * Converts source files into `train.jsonl`, `validation.jsonl` and `test.jsonl` (those with rows) in `into`. The bytes
+ * depend on the rows, the recipe, the limit and the split alone: not on the files' format, nor on threads. Nothing is
+ * left in `into` when it fails.
+ *
+ * @throws UserError for a file that is missing, empty, broken or without a column of the recipe; when no row is left;
+ * when the split leaves no row for training; when the disk is full.
+ */
+export async function convert(request: ConversionRequest): Promise<Conversion> {
+    const scratch = path.join(request.into, ".partial");
+    try {
+        await mkdir(scratch);
+        const conversion = await convertIn(scratch, request);
+        for (const part of parts) {
+            const name = `${part}.jsonl`;
+            if (conversion.rows[part] > 0) await rename(path.join(scratch, name), path.join(request.into, name));
+        }
+        return conversion;
+    } catch (error) {
+        throw isDiskFull(error)
+            ? new UserError(`No space is left on the disk of ${request.into}: free some, or move RETUNE_HOME elsewhere.`)
+            : error;
+    } finally {
+        await rm(scratch, { recursive: true, force: true });
+    }
+}
+
+function isDiskFull(error: unknown): boolean {
+    if (!(error instanceof Error)) return false;
+    const code = (error as NodeJS.ErrnoException).code ?? "";
+    return code === "ENOSPC" || code === "EDQUOT" || /no space left on device|disk quota exceeded/i.test(error.message);
+}
+
+async function convertIn(scratch: string, request: ConversionRequest): Promise<Conversion> {
+    const { recipe, limit, split } = request;
+    const rows = await RowFile.create(path.join(scratch, "rows"), recipe, split, limit);
+    try {
+        const { DuckDBInstance } = await import("@duckdb/node-api");
+        const database = await DuckDBInstance.create(":memory:", {
+            memory_limit: "512MB",
+            temp_directory: path.join(scratch, "duckdb"),
+            // Nothing is to be fetched, and nothing of the user's settings is to be read.
+            autoinstall_known_extensions: "false",
+            autoload_known_extensions: "false",
+        });
+        const connection = await database.connect();
+        try {
+            for (const [index, name] of request.files.entries()) {
+                if (rows.full) break;
+                await readFile(connection, name, path.join(scratch, `source-${index}`), recipe, rows);
+            }
+        } finally {
+            connection.closeSync();
+            database.closeSync();
+        }
+        if (rows.kept === 0) throw new UserError(noRowLeft(request, rows));
+        return await rows.divide(scratch);
+    } finally {
+        await rows.close();
+    }
+}
+
+function noRowLeft({ files, recipe }: ConversionRequest, rows: RowFile): string {
+    const where = files.join(", ");
+    if (rows.scanned === 0) return `${where}: there is no row to convert.`;
+    const reasons = Object.entries(rows.dropped).map(([reason, count]) => `${reason}: ${count}`);
+    return `${where}: recipe ${recipe.name} keeps none of ${rows.scanned} rows (${reasons.join(", ")}). Check its columns and filters.`;
+}
+
+async function readFile(
+    connection: DuckDBConnection,
+    name: string,
+    unpacked: string,
+    recipe: Recipe,
+    rows: RowFile,
+): Promise<void> {
+    const source = await openSource(name, unpacked);
+    try {
+        const available = await columnsIn(connection, source, recipe);
+        const { from, columns } = readerOf(source, recipe, available);
+        await stream(connection, conversionQuery(from, columns, recipe), rows);
+    } catch (error) {
+        // DuckDB's errors have no class or code of their own; what the system or Retune throws has one.
+        const foreign = error instanceof Error && !("code" in error) && !(error instanceof UserError) && !isDiskFull(error);
+        throw foreign && /^[A-Z][A-Za-z ]*Error: /.test(error.message) ? await diagnose(source, error) : error;
+    }
+}
+
+async function stream(connection: DuckDBConnection, query: Query, rows: RowFile): Promise<void> {
+    const result = await connection.stream(query.sql);
+    let next = result.fetchChunk();
+    for (;;) {
+        const chunk = await next;
+        if (chunk === null || chunk.rowCount === 0) return;
+        // The next rows are parsed while these are written.
+        next = result.fetchChunk();
+        try {
+            await rows.add(chunk, query.reasons);
+            if (!rows.full) continue;
+            connection.interrupt();
+        } catch (error) {
+            connection.interrupt();
+            await next.catch(() => null);
+            throw error;
+        }
+        await next.catch(() => null);
+        return;
+    }
+}
+
+/** @throws UserError when a column that the recipe names is not there. */
+async function columnsIn(
+    connection: DuckDBConnection,
+    source: SourceFile,
+    recipe: Recipe,
+): Promise<{ name: string; type: string }[]> {
+    const missingFrom = (columns: readonly { name: string }[]): string | undefined =>
+        columnsOf(recipe).find((wanted) => !columns.some(({ name }) => name === wanted));
+    let available = await describe(connection, source, 1000);
+    // JSON rows need not have all keys: only the whole file says that a key is nowhere.
+    if (missingFrom(available) !== undefined && (source.format === "lines" || source.format === "array")) {
+        available = await describe(connection, source, -1);
+    }
+    const missing = missingFrom(available);
+    if (missing === undefined) return available;
+    const names = available.map(({ name }) => name);
+    const nearest = names.length === 0 ? "" : ` Did you mean "${closest(missing, names)}"?`;
+    throw new UserError(
+        `${source.name} has no column "${missing}", which recipe ${recipe.name} names. It has: ${names.join(", ")}.${nearest}`,
+    );
+}
+
+async function describe(
+    connection: DuckDBConnection,
+    source: SourceFile,
+    sample: number,
+): Promise<{ name: string; type: string }[]> {
+    if (source.format === "csv") return (await csvHeader(source)).map((name) => ({ name, type: "VARCHAR" }));
+    const file = literal(source.path);
+    const format = source.format === "array" ? "array" : "newline_delimited";
+    const from =
+        source.format === "parquet"
+            ? `read_parquet(${file})`
+            : `read_json(${file}, format = '${format}', compression = 'none', records = true, maximum_depth = 1, sample_size = ${sample})`;
+    const described = await connection.runAndReadAll(`DESCRIBE SELECT * FROM ${from}`);
+    return described.getRowObjects().map((row) => ({ name: String(row["column_name"]), type: String(row["column_type"]) }));
+}
+
+const inputMark = Buffer.from('","input":"');
+const outputMark = Buffer.from('","output":"');
+const lineFeed = 10;
+
+/**
+ * The kept rows, spooled into one file in their order, with what has to be known of each to divide them afterwards:
+ * which part a row belongs to is not known before the last one is.
+ */
+class RowFile {
+    scanned = 0;
+    kept = 0;
+    readonly dropped: Record<string, number> = {};
+    private buffer = Buffer.allocUnsafe(1 << 20);
+    private readonly lengths = new Numbers(Uint32Array);
+    private readonly characters = new Numbers(Uint32Array);
+    private readonly orders = new Numbers(Float64Array);
+    private readonly groups = new Map<number, number>();
+    private readonly seen = new Set<string>();
+
+    private constructor(
+        private readonly file: FileHandle,
+        private readonly recipe: Recipe,
+        private readonly split: Split,
+        private readonly limit: number | undefined,
+    ) {}
+
+    static async create(name: string, recipe: Recipe, split: Split, limit: number | undefined): Promise<RowFile> {
+        return new RowFile(await open(name, "wx+"), recipe, split, limit);
+    }
+
+    async close(): Promise<void> {
+        await this.file.close();
+    }
+
+    get full(): boolean {
+        return this.limit !== undefined && this.kept >= this.limit;
+    }
+
+    async add(chunk: DuckDBDataChunk, reasons: readonly string[]): Promise<void> {
+        const reason = (chunk.getColumnVector(0) as DuckDBUTinyIntVector).items;
+        const line = chunk.getColumnVector(1);
+        const characters = (chunk.getColumnVector(2) as DuckDBUIntegerVector).items;
+        const lines: { bytes: Uint8Array; characters: number; dropped: number }[] = [];
+        for (let index = 0; index < chunk.rowCount; index++) {
+            const dropped = reason[index] ?? 0;
+            const bytes = dropped === 0 ? (line.getItem(index) as { bytes: Uint8Array }).bytes : nothing;
+            lines.push({ bytes, characters: characters[index] ?? 0, dropped });
+        }
+        const size = lines.reduce((sum, { bytes }) => sum + bytes.length + 1, 0);
+        if (this.buffer.length < size) this.buffer = Buffer.allocUnsafe(size * 2);
+        const prompts = this.promptsOf(lines.filter(({ dropped }) => dropped === 0).map(({ bytes }) => bytes));
+        let at = 0;
+        let prompt = 0;
+        for (const { bytes, characters: count, dropped } of lines) {
+            if (this.full) break;
+            this.scanned++;
+            if (dropped !== 0) {
+                this.drop(reasons[dropped - 1] ?? "unknown");
+                continue;
+            }
+            const folded = prompts[prompt++] ?? "";
+            if (this.recipe.deduplicate && this.isDuplicate(folded)) {
+                this.drop("duplicate");
+                continue;
+            }
+            this.buffer.set(bytes, at);
+            at += bytes.length;
+            this.buffer[at++] = lineFeed;
+            const order = orderOf(folded.toLowerCase().replace(/\s+/g, ""), this.split.seed);
+            this.groups.set(order, (this.groups.get(order) ?? 0) + 1);
+            this.orders.push(order);
+            this.lengths.push(bytes.length + 1);
+            this.characters.push(count);
+            this.kept++;
+        }
+        await writeAll(this.file, this.buffer.subarray(0, at));
+    }
+
+    private drop(reason: string): void {
+        this.dropped[reason] = (this.dropped[reason] ?? 0) + 1;
+    }
+}

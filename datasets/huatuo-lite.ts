@@ -1,0 +1,24 @@
+import type { Recipe } from "./recipe";
+
+/**
+ * Huatuo26M-Lite as the tutorial converts it: a constant instruction, the question as input, the answer as output, rows
+ * without a department label left out. The tutorial's loop replaced `\n\r`; `\r\n` and a lone `\r` are meant as well.
+ */
+export const huatuoLite: Recipe = {
+    name: "huatuo-lite",
+    instruction: { constant: "请根据患者的问题给出建议" },
+    columns: { input: "question", output: "answer" },
+    require: ["label", "question", "answer"],
+    where: [],
+    lineEndings: "lf",
+    unicode: "none",
+    trim: false,
+    deduplicate: false,
+};
+
+/** The same schema with English rows, for models that know little Chinese. */
+export const huatuoLiteEnglish: Recipe = {
+    ...huatuoLite,
+    name: "huatuo-lite-english",
+    instruction: { constant: "Give advice on the patient's question." },
+};

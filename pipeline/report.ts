@@ -1,0 +1,118 @@
+import * as fs from "node:fs";
+import * as path from "node:path";
+import { z } from "zod";
+import type { RunEvent } from "./executor/executor";
+import { digest, jsonObject, text } from "./fields";
+import type { JsonObject } from "./identity";
+import type { ModelEvaluation, ReportData, ReportStage } from "./report/data";
+import type { ClientContext, Stage } from "./stage";
+import { readJson, type Result, type Store } from "./store/store";
+import { UserError } from "./user-error";
+
+const names = ["dataset", "model", "training", "evaluation", "export"] as const;
+type Name = (typeof names)[number];
+
+const perStage = <Field extends z.ZodType>(field: Field) =>
+    z.strictObject({ dataset: field, model: field, training: field, evaluation: field, export: field });
+
+const fields = {
+    stack: text("the name of the stack"),
+    notice: z.string(),
+    digests: perStage(digest("the digest of a stage")),
+    /** Where the store has what the digests were made by. */
+    keys: perStage(digest("the key of a stage")),
+    tools: jsonObject().optional(),
+};
+
+type Inputs = z.infer<z.ZodObject<typeof fields>>;
+
+/** What a program gives; the rest is found out. */
+export type ReportArgs = Omit<Inputs, "tools">;
+
+/** One self-contained HTML page about what the stages before it made. */
+export const report: Stage<Inputs> = {
+    kind: "Report",
+    fields,
+    transport: ["keys"],
+    tools: () => ({ contract: 1 }),
+
+    work({ stack, notice, keys }) {
+        return {
+            on: "client",
+            inPreview: false,
+            async run(context) {
+                const { renderReport } = await import("./report/render");
+                const data = await gather(context, stack, notice, keys);
+                const page = path.join(context.folder, "report.html");
+                await fs.promises.writeFile(page, await renderReport(data));
+                return { bytes: (await fs.promises.stat(page)).size };
+            },
+        };
+    },
+
+    facts: () => ({}),
+};
+
+async function gather(
+    { store, session }: ClientContext,
+    stack: string,
+    notice: string,
+    keys: Record<Name, string>,
+): Promise<ReportData> {
+    const results = new Map<Name, Result>();
+    for (const name of names) {
+        const result = await store.result(keys[name]);
+        if (result === undefined) {
+            throw new UserError(
+                `the run of ${name} is gone from the store; \`npm run refresh\` and \`npm run up\` repair it`,
+            );
+        }
+        results.set(name, result);
+    }
+    const of = (name: Name): Result => results.get(name) as Result;
+    const artifact = (name: Name, file: string) => path.join(store.artifactFolder(of(name).digest), file);
+
+    const stages = names.map((name): ReportStage => {
+        const { key, kind, digest, seconds, finishedAt } = of(name);
+        const action = session.get(name)?.action ?? "unchanged";
+        return { name, kind, action, seconds, run: key.slice(0, 12), digest, finishedAt: new Date(finishedAt * 1000) };
+    });
+    const job = await readJson<{ parameters: JsonObject }>(path.join(store.runFolder(keys.training), "job.json"));
+    const conversion = of("dataset").metrics as unknown as ReportData["dataset"];
+    const evaluation = await readJson<{ base: ModelEvaluation; tuned: ModelEvaluation }>(
+        artifact("evaluation", "evaluation.json"),
+    );
+    if (evaluation === undefined)
+        throw new UserError("the evaluation's artifact is gone; `npm run refresh` finds what else is");
+    const exported = of("export").metrics as unknown as Omit<ReportData["exported"], "folder">;
+    return {
+        stack,
+        at: new Date(),
+        notice,
+        stages,
+        settings: job?.parameters ?? {},
+        ...(await curves(store, keys.training)),
+        dataset: conversion,
+        base: evaluation.base,
+        tuned: evaluation.tuned,
+        exported: { ...exported, folder: store.artifactFolder(of("export").digest) },
+        provenance: (await readJson<JsonObject>(artifact("export", "retune.json"))) ?? {},
+    };
+}
+
+/** The losses of a training. A resumed run has told some steps twice: the later line is the one that counts. */
+async function curves(store: Store, key: string): Promise<Pick<ReportData, "losses" | "evalLosses">> {
+    const file = path.join(store.runFolder(key), "events.jsonl");
+    const lines = (await fs.promises.readFile(file, "utf8").catch(() => "")).split("\n").filter((line) => line !== "");
+    const losses = new Map<number, ReportData["losses"][number]>();
+    const evalLosses = new Map<number, ReportData["evalLosses"][number]>();
+    for (const event of lines.map((line) => JSON.parse(line) as RunEvent)) {
+        if (event.type === "progress" && event.loss !== undefined) {
+            const { step, loss, learningRate } = event;
+            losses.set(step, { step, loss, learningRate });
+        } else if (event.type === "evaluated") {
+            evalLosses.set(event.step, { step: event.step, loss: event.evalLoss });
+        }
+    }
+    return { losses: [...losses.values()], evalLosses: [...evalLosses.values()] };
+}

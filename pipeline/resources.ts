@@ -1,0 +1,89 @@
+import type { Input, Output } from "@pulumi/pulumi";
+import { CustomResource, type CustomResourceOptions } from "@pulumi/pulumi/resource.js";
+import type { DatasetArgs } from "./dataset";
+import type { EvaluationArgs } from "./evaluation";
+import type { ExportArgs } from "./export";
+import type { JsonObject } from "./identity";
+import type { ModelArgs } from "./model";
+import type { ReportArgs } from "./report";
+import type { TrainingArgs } from "./training";
+
+/** Names of the stages that this program has declared, in order: what never got its turn is reported as skipped. */
+export const declared: { readonly name: string; readonly type: string }[] = [];
+
+/** Every field of a stage's arguments may be the output of another resource. */
+export type Inputs<Fields> = { readonly [Name in keyof Fields]: Input<Fields[Name]> };
+
+/** What every stage answers, whatever it does. */
+export abstract class StageResource extends CustomResource {
+    /** Digest of everything that can change the result. */
+    declare readonly key: Output<string>;
+    /** The run's name, as in `npm run logs -- RUN`. */
+    declare readonly run: Output<string>;
+    /** Digest of the result's content: what the next stage takes in. */
+    declare readonly digest: Output<string>;
+    /** Where the result lies. */
+    declare readonly uri: Output<string>;
+    /** A few numbers of the stage's own. */
+    declare readonly facts: Output<JsonObject>;
+
+    protected constructor(kind: string, name: string, args: object, options?: CustomResourceOptions) {
+        const type = `finetune:pipeline:${kind}`;
+        const outputs = { key: undefined, run: undefined, digest: undefined, uri: undefined, facts: undefined };
+        // A stage is never there twice: a forced replacement must end the old one before it starts the new one.
+        super(type, name, { ...args, ...outputs }, { ...options, deleteBeforeReplace: true });
+        declared.push({ name, type });
+    }
+}
+
+/** Rows of a source in Alpaca form, split by seed. */
+export class Dataset extends StageResource {
+    constructor(name: string, args: Inputs<DatasetArgs>, options?: CustomResourceOptions) {
+        super("Dataset", name, args, options);
+    }
+}
+
+/** The base model. */
+export class Model extends StageResource {
+    constructor(name: string, args: Inputs<ModelArgs>, options?: CustomResourceOptions) {
+        super("Model", name, args, options);
+    }
+}
+
+/** The fine-tune: an adapter, or a whole model. */
+export class Training extends StageResource {
+    constructor(name: string, args: Inputs<TrainingArgs>, options?: CustomResourceOptions) {
+        super("Training", name, args, options);
+    }
+}
+
+/** Base and tuned model, measured on held-out rows and on fixed prompts. */
+export class Evaluation extends StageResource {
+    constructor(name: string, args: Inputs<EvaluationArgs>, options?: CustomResourceOptions) {
+        super("Evaluation", name, args, options);
+    }
+}
+
+/** The merged model with manifest. */
+export class Export extends StageResource {
+    constructor(name: string, args: Inputs<ExportArgs>, options?: CustomResourceOptions) {
+        super("Export", name, args, options);
+    }
+}
+
+/** One HTML page about what the other stages made. */
+export class Report extends StageResource {
+    constructor(
+        name: string,
+        args: Inputs<Pick<ReportArgs, "stack" | "notice">> & {
+            readonly stages: Readonly<Record<keyof ReportArgs["keys"], StageResource>>;
+        },
+        options?: CustomResourceOptions,
+    ) {
+        const { stages, ...rest } = args;
+        const all = Object.entries(stages);
+        const digests = Object.fromEntries(all.map(([stage, { digest }]) => [stage, digest]));
+        const keys = Object.fromEntries(all.map(([stage, { key }]) => [stage, key]));
+        super("Report", name, { ...rest, digests, keys }, options);
+    }
+}

@@ -1,0 +1,114 @@
+import { describeChange } from "../pipeline/changes";
+import { isObject, type Json, type JsonObject } from "../pipeline/identity";
+import { duration } from "../pipeline/provider/ensure";
+import type { StageOutcome } from "./outcome";
+
+const PLAIN_INTERVAL = 10_000;
+const WORDS: Partial<Record<StageOutcome["action"], string>> = {
+    "would-run": "would run",
+    "would-reuse": "would be reused",
+};
+
+/**
+ * Shows an operation on a stream. On a terminal the stages that are at work have a line each below the finished ones,
+ * rewritten in place; elsewhere a stage's progress is a line of its own at most every ten seconds.
+ */
+export class Display {
+    private readonly atWork = new Map<string, string>();
+    private readonly lastPlain = new Map<string, number>();
+    private drawn = 0;
+
+    constructor(private readonly stream: NodeJS.WriteStream) {}
+
+    line(text: string): void {
+        this.erase();
+        this.stream.write(`${text}\n`);
+        this.draw();
+    }
+
+    progress(stage: string, text: string): void {
+        if (this.stream.isTTY) {
+            this.erase();
+            this.atWork.set(stage, text);
+            this.draw();
+            return;
+        }
+        const last = this.lastPlain.get(stage) ?? 0;
+        if (Date.now() - last < PLAIN_INTERVAL) return;
+        this.lastPlain.set(stage, Date.now());
+        this.stream.write(`  ${stage.padEnd(11)} … ${text}\n`);
+    }
+
+    stage(outcome: StageOutcome): void {
+        this.atWork.delete(outcome.name);
+        const word = WORDS[outcome.action] ?? outcome.action;
+        this.line(`  ${outcome.name.padEnd(11)} ${word.padEnd(15)} ${details(outcome)}`.trimEnd());
+        for (const reason of outcome.reasons) this.line(`              ${described(reason)}`);
+        if (outcome.error) this.line(indent(outcome.error));
+    }
+
+    /** Leaves the terminal as it was found. */
+    end(): void {
+        this.erase();
+        this.atWork.clear();
+    }
+
+    private draw(): void {
+        if (!this.stream.isTTY) return;
+        const width = this.stream.columns;
+        for (const [stage, text] of this.atWork) {
+            this.stream.write(`${clipped(`  ${stage.padEnd(11)} … ${text}`, width - 1)}\n`);
+            this.drawn += 1;
+        }
+    }
+
+    private erase(): void {
+        if (this.drawn > 0) this.stream.write(`\u001b[${this.drawn}A\u001b[J`);
+        this.drawn = 0;
+    }
+}
+
+/** Wide characters take two columns: clipped so that a line never wraps, or erasing would miss its rest. */
+function clipped(text: string, columns: number): string {
+    let used = 0;
+    let kept = "";
+    for (const character of text) {
+        used += /[\u1100-\u115f\u2e80-\uffdc]/.test(character) ? 2 : 1;
+        if (used > columns) return kept;
+        kept += character;
+    }
+    return kept;
+}
+
+function described({ field, old, new: now }: StageOutcome["reasons"][number]): string {
+    if (field === "drift") return `repairs: ${String(old)}`;
+    if (now === "unknown") return `${field}: known when the stage before has run`;
+    if (old === null) return describeChange({ kind: "added", field, new: now });
+    if (now === null) return describeChange({ kind: "removed", field, old });
+    return describeChange({ kind: "changed", field, old, new: now });
+}
+
+function details({ action, seconds, facts }: StageOutcome): string {
+    const time = seconds !== undefined && (action === "ran" || action === "attached") ? duration(seconds) : "";
+    return [time.padEnd(6), facts === undefined ? "" : summary(facts)].join(" ").trimEnd();
+}
+
+function summary(facts: JsonObject): string {
+    return Object.entries(facts)
+        .filter(([, value]) => value !== null && value !== undefined)
+        .map(([name, value]) => `${name} ${compact(value ?? null)}`)
+        .join(", ");
+}
+
+function compact(value: Json): string {
+    if (!isObject(value)) return String(value);
+    const parts = Object.entries(value).filter(([, one]) => one !== null && one !== undefined);
+    return `(${parts.map(([name, one]) => `${name} ${compact(one ?? null)}`).join(", ")})`;
+}
+
+function indent(text: string): string {
+    return text
+        .split("\n")
+        .map((line) => `              ${line}`)
+        .join("\n");
+}

@@ -1,0 +1,63 @@
+import * as fs from "node:fs";
+import * as os from "node:os";
+import * as path from "node:path";
+
+/** A lock of Pulumi's file backend, as the engine writes it. */
+export interface Lock {
+    readonly pid: number;
+    readonly username: string;
+    readonly hostname: string;
+    readonly timestamp: string;
+}
+
+/**
+ * Removes the locks of a stack whose owners are provably gone: made on this host by this user, and the pid is free or
+ * belongs to a process that started after the lock was taken. Answers those that are left; a live lock is never
+ * broken, and one that is just being written is left to the engine to judge.
+ */
+export function removeStaleLocks(state: string, project: string, stack: string): { removed: number; held: Lock[] } {
+    const folder = path.join(state, ".pulumi", "locks", "organization", project, stack);
+    const held: Lock[] = [];
+    let removed = 0;
+    for (const name of fs.existsSync(folder) ? fs.readdirSync(folder) : []) {
+        if (!name.endsWith(".json")) continue;
+        const file = path.join(folder, name);
+        const lock = parseLock(file);
+        if (lock === undefined) continue;
+        if (ownerIsGone(lock)) {
+            fs.rmSync(file, { force: true });
+            fs.rmSync(`${file}.attrs`, { force: true });
+            removed += 1;
+        } else {
+            held.push(lock);
+        }
+    }
+    return { removed, held };
+}
+
+function parseLock(file: string): Lock | undefined {
+    try {
+        return JSON.parse(fs.readFileSync(file, "utf8")) as Lock;
+    } catch {
+        return undefined;
+    }
+}
+
+function ownerIsGone(lock: Lock): boolean {
+    if (lock.hostname !== os.hostname() || lock.username !== os.userInfo().username) return false;
+    const started = startOf(lock.pid);
+    // The kernel's clock of starts and the wall clock of the lock agree to within a second or so.
+    return started === undefined || started.getTime() > Date.parse(lock.timestamp) + 2000;
+}
+
+/** When a process started; undefined where there is none. */
+function startOf(pid: number): Date | undefined {
+    try {
+        const stat = fs.readFileSync(`/proc/${pid}/stat`, "utf8");
+        const ticks = Number(stat.slice(stat.lastIndexOf(")") + 2).split(" ")[19]);
+        const boot = Number(/^btime (\d+)/m.exec(fs.readFileSync("/proc/stat", "utf8"))?.[1]);
+        return new Date((boot + ticks / 100) * 1000);
+    } catch {
+        return undefined;
+    }
+}

@@ -1,0 +1,175 @@
+import * as fs from "node:fs";
+import * as path from "node:path";
+import { Command, CommanderError } from "commander";
+import { UserError } from "../pipeline/user-error";
+import { Display } from "./display";
+import { drive, explainCli, type Ended, type Operation } from "./driver";
+import type { EngineEvent } from "./events";
+import { project } from "./locations.cjs";
+import { Outcomes, type StageOutcome } from "./outcome";
+
+/** Exit codes that scripts rely on. */
+export const EXIT = { succeeded: 0, failed: 1, usage: 2, refused: 3, detached: 4 } as const;
+
+interface Options {
+    readonly stack: string;
+    readonly json: boolean;
+    readonly detach: boolean;
+    readonly set: Record<string, unknown>;
+}
+
+const SUMMARY: Record<Operation, string> = {
+    up: "brings the stack up to its description",
+    preview: "says what `up` would do, and changes nothing",
+    refresh: "compares the stack with what is really there",
+    destroy: "takes the stack down; artifacts stay in the store",
+};
+
+/** `npm run up`, `preview`, `refresh` and `destroy`. Answers the exit code. */
+export async function operate(operation: Operation, args: readonly string[], pulumi: string): Promise<number> {
+    const options = parse(operation, args);
+    if (options === undefined) return EXIT.succeeded;
+    requireStackFile(options.stack);
+    process.env["RETUNE_SET"] = JSON.stringify(options.set);
+
+    const begin = Date.now();
+    const display = new Display(options.json ? process.stderr : process.stdout);
+    const outcomes = new Outcomes(operation);
+    const detach = new AbortController();
+    const ended = await drive({
+        pulumi,
+        operation,
+        stack: options.stack,
+        detach: detach.signal,
+        onNotice: (text) => {
+            display.line(text);
+        },
+        onEvent: (event) => {
+            show(event, outcomes, display);
+            if (options.detach && isStep(event)) detach.abort();
+        },
+    }).finally(() => {
+        display.end();
+    });
+
+    const { declared } = await import("../pipeline/resources");
+    const stages = outcomes.list(operation === "up" || operation === "preview" ? declared : []);
+    const result = judge(ended, outcomes, stages);
+    const problem = result === "succeeded" || result === "detached" ? undefined : problemOf(ended, outcomes);
+    for (const stage of stages.filter((one) => one.action === "failed" || one.action === "skipped")) {
+        if (!outcomes.shown.has(stage.name)) display.stage(stage);
+    }
+    if (problem !== undefined) process.stderr.write(`${problem}\n`);
+    display.line(closing(operation, result, stages, (Date.now() - begin) / 1000, outcomes));
+    if (options.json) {
+        const answer = { stack: options.stack, result, stages, outputs: outcomes.outputs };
+        process.stdout.write(`${JSON.stringify(answer)}\n`);
+    }
+    return result === "failed" && (ended.programError !== undefined || outcomes.misconfigured)
+        ? EXIT.usage
+        : EXIT[result];
+}
+
+type Result = "succeeded" | "failed" | "refused" | "detached";
+
+function parse(operation: Operation, args: readonly string[]): Options | undefined {
+    const command = new Command(`npm run ${operation} --`)
+        .description(SUMMARY[operation])
+        .option("--stack <name>", "the stack", "dev")
+        .option("--json", "one object on stdout, progress on stderr", false)
+        .option("--detach", "end as soon as the training is under way; it goes on", false)
+        .option("--set <path=value>", "a setting for this run only, such as training.learningRate=1e-4", setting, {})
+        .exitOverride()
+        .configureOutput({ outputError: () => undefined });
+    try {
+        return command.parse([...args], { from: "user" }).opts<Options>();
+    } catch (error) {
+        if (!(error instanceof CommanderError)) throw error;
+        if (error.exitCode === 0) return undefined;
+        throw new UsageError(`${error.message.replace(/^error: /, "")}\n\n${command.helpInformation()}`);
+    }
+}
+
+/** The command line itself is wrong. */
+export class UsageError extends UserError {
+    readonly usage = true;
+}
+
+function setting(text: string, before: Record<string, unknown>): Record<string, unknown> {
+    const equals = text.indexOf("=");
+    if (equals <= 0) throw new UsageError(`--set wants PATH=VALUE, such as training.learningRate=1e-4, got ${text}`);
+    const value = text.slice(equals + 1);
+    let parsed: unknown = value;
+    try {
+        parsed = JSON.parse(value);
+    } catch {
+        // Not JSON: a text, as it stands.
+    }
+    return { ...before, [text.slice(0, equals)]: parsed };
+}
+
+function requireStackFile(stack: string): void {
+    const names = fs.readdirSync(project).flatMap((file) => /^Pulumi\.(.+)\.yaml$/.exec(file)?.[1] ?? []);
+    if (names.includes(stack)) return;
+    const file = path.join(project, `Pulumi.${stack}.yaml`);
+    throw new UsageError(`there is no stack ${stack}: ${file} does not exist; there is ${names.join(", ")}`);
+}
+
+function show(event: EngineEvent, outcomes: Outcomes, display: Display): void {
+    const outcome = outcomes.take(event);
+    if (outcome !== undefined) {
+        outcomes.shown.add(outcome.name);
+        display.stage(outcome);
+    }
+    const diagnostic = event.diagnosticEvent;
+    if (diagnostic?.ephemeral === true && diagnostic.urn) {
+        display.progress(diagnostic.urn.slice(diagnostic.urn.lastIndexOf("::") + 2), diagnostic.message.trim());
+    } else if (diagnostic?.severity === "warning") {
+        display.line(`warning: ${diagnostic.message.trim()}`);
+    }
+}
+
+/** Whether a training has reported a step: from then on nothing is lost by leaving. */
+function isStep({ diagnosticEvent }: EngineEvent): boolean {
+    return diagnosticEvent?.ephemeral === true && diagnosticEvent.message.startsWith("training: step ");
+}
+
+function judge(ended: Ended, outcomes: Outcomes, stages: readonly StageOutcome[]): Result {
+    if (ended.code === 0) return "succeeded";
+    if (stages.some((stage) => stage.action === "refused")) return "refused";
+    const failed = stages.some((stage) => stage.action === "failed") || outcomes.misconfigured;
+    const detached = ended.cancelled || stages.some((stage) => stage.action === "detached");
+    return detached && !failed && ended.programError === undefined ? "detached" : "failed";
+}
+
+/** What to say about a failure that no stage has said yet. */
+function problemOf(ended: Ended, outcomes: Outcomes): string | undefined {
+    if (ended.programError !== undefined) return ended.programError.message;
+    if (outcomes.hasStageErrors()) return undefined;
+    return outcomes.errors.filter((text) => text !== "update failed").join("\n") || explainCli(ended.stderr);
+}
+
+function closing(
+    operation: Operation,
+    result: Result,
+    stages: readonly StageOutcome[],
+    seconds: number,
+    outcomes: Outcomes,
+): string {
+    const took = `${seconds.toFixed(1)} s`;
+    if (result === "detached") return `Detached after ${took}: what runs goes on; \`npm run up\` attaches to it.`;
+    if (result === "refused") return `Refused by the gate after ${took}; the old model stays.`;
+    if (result === "failed") return `Failed after ${took}.`;
+    const count = (action: StageOutcome["action"]) => stages.filter((stage) => stage.action === action).length;
+    if (operation === "destroy") return `Destroyed (${took}); runs and artifacts are still in the store.`;
+    if (operation === "refresh")
+        return count("drifted") > 0 ? `Drifted (${took}): \`npm run up\` repairs it.` : `No drift (${took}).`;
+    if (stages.every((stage) => stage.action === "unchanged")) {
+        return `Nothing to do: ${stages.length} stages are unchanged (${took}).`;
+    }
+    if (operation === "preview") {
+        return `Would run ${count("would-run")}, reuse ${count("would-reuse")}, unchanged ${count("unchanged")} (${took}).`;
+    }
+    const report = outcomes.outputs["report"];
+    return `Done in ${took}.${typeof report === "string" ? ` Report: ${report}` : ""}`;
+}

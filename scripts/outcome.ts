@@ -1,0 +1,175 @@
+import { hasUnknown, type Json, type JsonObject } from "../pipeline/identity";
+import type { Operation } from "./driver";
+import type { EngineEvent, StepMetadata } from "./events";
+
+/** What happened to a stage, or in a preview would happen. */
+export type Action =
+    | "unchanged"
+    | "cached"
+    | "attached"
+    | "ran"
+    | "detached"
+    | "failed"
+    | "refused"
+    | "skipped"
+    | "would-run"
+    | "would-reuse"
+    | "unknown"
+    | "deleted"
+    | "drifted";
+
+/** Why a stage runs again. A field that is absent on one side is null there; what is not known yet is "unknown". */
+export interface Reason {
+    readonly field: string;
+    readonly old: Json;
+    readonly new: Json;
+}
+
+export interface StageOutcome {
+    readonly name: string;
+    readonly type: string;
+    readonly action: Action;
+    readonly key?: string;
+    readonly digest?: string;
+    readonly run?: string;
+    readonly seconds?: number;
+    readonly uri?: string;
+    readonly facts?: JsonObject;
+    readonly reasons: readonly Reason[];
+    /** What went wrong, for a stage that failed. */
+    readonly error?: string;
+}
+
+const DETACHED = "detached:";
+const PROBLEM = "has a problem: ";
+
+/** Reads the engine's events into what became of each stage. */
+export class Outcomes {
+    private readonly stages = new Map<string, StageOutcome>();
+    private readonly errorsByUrn = new Map<string, string[]>();
+    /** Names of the stages whose outcome was shown as it came. */
+    readonly shown = new Set<string>();
+    /** Errors that belong to no stage. */
+    readonly errors: string[] = [];
+    /** Whether a stage refused its inputs: a mistake in the configuration, not a failure of a run. */
+    misconfigured = false;
+    outputs: JsonObject = {};
+
+    constructor(private readonly operation: Operation) {}
+
+    /** Takes one event; answers the stage that it completed, if any. */
+    take(event: EngineEvent): StageOutcome | undefined {
+        if (event.resOutputsEvent) return this.ended(event.resOutputsEvent.metadata);
+        if (event.resOpFailedEvent) return this.failed(event.resOpFailedEvent.metadata);
+        if (event.diagnosticEvent?.severity === "error") this.error(event.diagnosticEvent);
+        return undefined;
+    }
+
+    /** All stages in the order of the program, the ones that never had their turn as skipped. */
+    list(declared: readonly { readonly name: string; readonly type: string }[]): StageOutcome[] {
+        const ordered = declared.map(({ name, type }): StageOutcome => {
+            const urn = [...this.stages.keys()].find((one) => one.endsWith(`::${type}::${name}`));
+            const found = urn === undefined ? undefined : this.stages.get(urn);
+            return found ?? this.unfinished(name, type);
+        });
+        const rest = [...this.stages.values()].filter((one) => !declared.some(({ name }) => name === one.name));
+        return [...ordered, ...rest];
+    }
+
+    hasStageErrors(): boolean {
+        return this.errorsByUrn.size > 0;
+    }
+
+    private ended(step: StepMetadata): StageOutcome | undefined {
+        if (step.type === "pulumi:pulumi:Stack") {
+            this.outputs = step.new?.outputs ?? {};
+            return undefined;
+        }
+        if (!step.type.startsWith("finetune:")) return undefined;
+        const outputs = step.new?.outputs ?? step.old?.outputs ?? {};
+        return this.put(step, {
+            action: this.actionOf(step, outputs),
+            reasons: step.op === "update" ? reasonsOf(step) : [],
+            ...pick(outputs),
+        });
+    }
+
+    private actionOf(step: StepMetadata, outputs: JsonObject): Action {
+        if (this.operation === "refresh") return outputs["drift"] ? "drifted" : "unchanged";
+        switch (step.op) {
+            case "same":
+                return "unchanged";
+            case "delete":
+                return "deleted";
+            case "create":
+            case "update":
+                return (outputs["action"] as Action | undefined) ?? "unknown";
+            default:
+                return "unknown";
+        }
+    }
+
+    private failed(step: StepMetadata): StageOutcome | undefined {
+        if (!step.type.startsWith("finetune:")) return undefined;
+        const error = (this.errorsByUrn.get(step.urn) ?? []).join("\n");
+        const detached = error.includes(DETACHED);
+        return this.put(step, {
+            action: detached ? "detached" : "failed",
+            reasons: step.op === "update" ? reasonsOf(step) : [],
+            ...(detached ? {} : { error }),
+        });
+    }
+
+    private error({ urn, message }: { readonly urn?: string; readonly message: string }): void {
+        const text = message.trim();
+        if (urn === undefined || urn === "" || urn.includes("pulumi:pulumi:Stack")) {
+            this.errors.push(text);
+            return;
+        }
+        const said = this.errorsByUrn.get(urn) ?? [];
+        this.errorsByUrn.set(urn, [...said, tidy(text)]);
+        // A refused input has no event of a failed step.
+        if (text.includes(PROBLEM)) this.misconfigured = true;
+    }
+
+    private unfinished(name: string, type: string): StageOutcome {
+        const urn = [...this.errorsByUrn.keys()].find((one) => one.endsWith(`::${type}::${name}`));
+        if (urn === undefined) return { name, type, action: "skipped", reasons: [] };
+        const error = this.errorsByUrn.get(urn)?.join("\n") ?? "";
+        return { name, type, action: "failed", reasons: [], error };
+    }
+
+    private put(step: StepMetadata, rest: Omit<StageOutcome, "name" | "type">): StageOutcome {
+        const outcome = { name: step.urn.slice(step.urn.lastIndexOf("::") + 2), type: step.type, ...rest };
+        this.stages.set(step.urn, outcome);
+        return outcome;
+    }
+}
+
+/** The engine's frame around a provider's words is taken off. */
+function tidy(text: string): string {
+    const problem = text.indexOf(PROBLEM);
+    if (problem >= 0) return text.slice(problem + PROBLEM.length);
+    return text.replace(/^1 error occurred:\s*\* /, "").replace(/^(creating|updating) failed: /, "");
+}
+
+function pick(outputs: JsonObject): Partial<StageOutcome> {
+    const known = Object.entries(outputs).filter(([, value]) => !hasUnknown(value));
+    const wanted = ["key", "digest", "run", "seconds", "uri", "facts"];
+    return Object.fromEntries(known.filter(([name]) => wanted.includes(name)));
+}
+
+function reasonsOf(step: StepMetadata): Reason[] {
+    return Object.keys(step.detailedDiff ?? {}).map((field) => {
+        if (field === "drift") return { field, old: step.old?.outputs["drift"] ?? null, new: null };
+        return { field, old: at(step.old?.inputs, field), new: at(step.new?.inputs, field) };
+    });
+}
+
+function at(value: JsonObject | undefined, field: string): Json {
+    let found: Json | undefined = value;
+    for (const part of field.split(".")) {
+        found = typeof found === "object" && found !== null ? (found as JsonObject)[part] : undefined;
+    }
+    return hasUnknown(found) ? "unknown" : (found ?? null);
+}

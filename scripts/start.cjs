@@ -1,0 +1,19 @@
+// Starts a command: set-up where something is missing, then the command in TypeScript. Plain Node, because on a fresh
+// machine there is nothing else yet.
+"use strict";
+
+/** Exit code for a mistake in the command line or the configuration. */
+const USAGE = 2;
+
+module.exports = async function start(needs, command) {
+    try {
+        const { setup } = require("./setup.cjs");
+        const tools = await setup({ only: needs });
+        require("./ts.cjs");
+        process.exitCode = await command(tools, process.argv.slice(2));
+    } catch (error) {
+        const forPeople = error.name === "UserError";
+        process.stderr.write(`${forPeople ? error.message : (error.stack ?? error)}\n`);
+        process.exitCode = error.exitCode ?? (forPeople && error.usage ? USAGE : 1);
+    }
+};
