@@ -1,14 +1,14 @@
-import type { DuckDBConnection, DuckDBDataChunk, DuckDBUIntegerVector, DuckDBUTinyIntVector } from "@duckdb/node-api";
-import { hash } from "node:crypto";
-import { mkdir, open, rename, rm, type FileHandle } from "node:fs/promises";
+import type { DuckDBConnection } from "@duckdb/node-api";
+import { mkdir, rename, rm } from "node:fs/promises";
 import path from "node:path";
 import { closest } from "fastest-levenshtein";
 import { UserError } from "../pipeline/user-error";
 import { diagnose } from "./diagnosis";
 import { conversionQuery, literal, readerOf, type Query } from "./query";
 import { columnsOf, type Recipe } from "./recipe";
+import { RowFile } from "./row-file";
 import { csvHeader, openSource, type SourceFile } from "./source-file";
-import { assign, orderOf, parts, type Part, type Split } from "./split";
+import { parts, type Part, type Split } from "./split";
 
 export interface ConversionRequest {
     /** Read one after the other; each may be JSON Lines, one JSON array, CSV with a header, or Parquet. */
@@ -52,7 +52,9 @@ export async function convert(request: ConversionRequest): Promise<Conversion> {
         return conversion;
     } catch (error) {
         throw isDiskFull(error)
-            ? new UserError(`No space is left on the disk of ${request.into}: free some, or move RETUNE_HOME elsewhere.`)
+            ? new UserError(
+                  `No space is left on the disk of ${request.into}: free some, or move RETUNE_HOME elsewhere.`,
+              )
             : error;
     } finally {
         await rm(scratch, { recursive: true, force: true });
@@ -88,7 +90,7 @@ async function convertIn(scratch: string, request: ConversionRequest): Promise<C
             database.closeSync();
         }
         if (rows.kept === 0) throw new UserError(noRowLeft(request, rows));
-        return await rows.divide(scratch);
+        return { ...(await rows.divide(scratch)), scanned: rows.scanned, kept: rows.kept, dropped: rows.dropped };
     } finally {
         await rows.close();
     }
@@ -115,7 +117,8 @@ async function readFile(
         await stream(connection, conversionQuery(from, columns, recipe), rows);
     } catch (error) {
         // DuckDB's errors have no class or code of their own; what the system or Retune throws has one.
-        const foreign = error instanceof Error && !("code" in error) && !(error instanceof UserError) && !isDiskFull(error);
+        const foreign =
+            error instanceof Error && !("code" in error) && !(error instanceof UserError) && !isDiskFull(error);
         throw foreign && /^[A-Z][A-Za-z ]*Error: /.test(error.message) ? await diagnose(source, error) : error;
     }
 }
@@ -175,90 +178,9 @@ async function describe(
     const from =
         source.format === "parquet"
             ? `read_parquet(${file})`
-            : `read_json(${file}, format = '${format}', compression = 'none', records = true, maximum_depth = 1, sample_size = ${sample})`;
+            : `read_json(${file}, format = '${format}', compression = 'uncompressed', records = true, maximum_depth = 1, sample_size = ${sample})`;
     const described = await connection.runAndReadAll(`DESCRIBE SELECT * FROM ${from}`);
-    return described.getRowObjects().map((row) => ({ name: String(row["column_name"]), type: String(row["column_type"]) }));
-}
-
-const inputMark = Buffer.from('","input":"');
-const outputMark = Buffer.from('","output":"');
-const lineFeed = 10;
-
-/**
- * The kept rows, spooled into one file in their order, with what has to be known of each to divide them afterwards:
- * which part a row belongs to is not known before the last one is.
- */
-class RowFile {
-    scanned = 0;
-    kept = 0;
-    readonly dropped: Record<string, number> = {};
-    private buffer = Buffer.allocUnsafe(1 << 20);
-    private readonly lengths = new Numbers(Uint32Array);
-    private readonly characters = new Numbers(Uint32Array);
-    private readonly orders = new Numbers(Float64Array);
-    private readonly groups = new Map<number, number>();
-    private readonly seen = new Set<string>();
-
-    private constructor(
-        private readonly file: FileHandle,
-        private readonly recipe: Recipe,
-        private readonly split: Split,
-        private readonly limit: number | undefined,
-    ) {}
-
-    static async create(name: string, recipe: Recipe, split: Split, limit: number | undefined): Promise<RowFile> {
-        return new RowFile(await open(name, "wx+"), recipe, split, limit);
-    }
-
-    async close(): Promise<void> {
-        await this.file.close();
-    }
-
-    get full(): boolean {
-        return this.limit !== undefined && this.kept >= this.limit;
-    }
-
-    async add(chunk: DuckDBDataChunk, reasons: readonly string[]): Promise<void> {
-        const reason = (chunk.getColumnVector(0) as DuckDBUTinyIntVector).items;
-        const line = chunk.getColumnVector(1);
-        const characters = (chunk.getColumnVector(2) as DuckDBUIntegerVector).items;
-        const lines: { bytes: Uint8Array; characters: number; dropped: number }[] = [];
-        for (let index = 0; index < chunk.rowCount; index++) {
-            const dropped = reason[index] ?? 0;
-            const bytes = dropped === 0 ? (line.getItem(index) as { bytes: Uint8Array }).bytes : nothing;
-            lines.push({ bytes, characters: characters[index] ?? 0, dropped });
-        }
-        const size = lines.reduce((sum, { bytes }) => sum + bytes.length + 1, 0);
-        if (this.buffer.length < size) this.buffer = Buffer.allocUnsafe(size * 2);
-        const prompts = this.promptsOf(lines.filter(({ dropped }) => dropped === 0).map(({ bytes }) => bytes));
-        let at = 0;
-        let prompt = 0;
-        for (const { bytes, characters: count, dropped } of lines) {
-            if (this.full) break;
-            this.scanned++;
-            if (dropped !== 0) {
-                this.drop(reasons[dropped - 1] ?? "unknown");
-                continue;
-            }
-            const folded = prompts[prompt++] ?? "";
-            if (this.recipe.deduplicate && this.isDuplicate(folded)) {
-                this.drop("duplicate");
-                continue;
-            }
-            this.buffer.set(bytes, at);
-            at += bytes.length;
-            this.buffer[at++] = lineFeed;
-            const order = orderOf(folded.toLowerCase().replace(/\s+/g, ""), this.split.seed);
-            this.groups.set(order, (this.groups.get(order) ?? 0) + 1);
-            this.orders.push(order);
-            this.lengths.push(bytes.length + 1);
-            this.characters.push(count);
-            this.kept++;
-        }
-        await writeAll(this.file, this.buffer.subarray(0, at));
-    }
-
-    private drop(reason: string): void {
-        this.dropped[reason] = (this.dropped[reason] ?? 0) + 1;
-    }
+    return described
+        .getRowObjects()
+        .map((row) => ({ name: String(row["column_name"]), type: String(row["column_type"]) }));
 }

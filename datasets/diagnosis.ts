@@ -7,6 +7,8 @@ import type { SourceFile } from "./source-file";
 /** The longest text that fits into one string of Node 20. */
 const longestString = 0x1fffffe8;
 
+const quote = 34;
+
 /**
  * What is wrong with a file that DuckDB could not read. Its own messages count lines differently from an editor and tell
  * people to change settings that they cannot reach, so the file is read again here, on the error path only.
@@ -16,7 +18,11 @@ export async function diagnose(source: SourceFile, error: Error): Promise<UserEr
     if (source.format === "parquet") {
         return new UserError(`${source.name} cannot be read as Parquet (${said}): fetch or write it again.`);
     }
+    const record = Number(/CSV Error on Line: (\d+)/.exec(error.message)?.[1]);
     let number = 0;
+    let records = 0;
+    let recordStart = record;
+    let quoted = false;
     for await (const line of lines(source.path)) {
         number++;
         if (!isUtf8(line)) {
@@ -24,11 +30,16 @@ export async function diagnose(source: SourceFile, error: Error): Promise<UserEr
                 `${source.name}: line ${number} is not UTF-8. Save the file as UTF-8, for example with \`iconv -f GB18030 -t UTF-8\`.`,
             );
         }
+        if (source.format === "csv") {
+            // DuckDB counts records, and one with a line feed in quotes has several lines.
+            if (!quoted && ++records === record) recordStart = number;
+            if (line.filter((byte) => byte === quote).length % 2 === 1) quoted = !quoted;
+        }
         if (source.format !== "lines" || line.length === 0) continue;
         const wrong = wrongWith(line.toString("utf8"));
         if (wrong !== undefined) return new UserError(`${source.name}: line ${number} ${wrong}.`);
     }
-    if (source.format === "csv") return new UserError(`${source.name}: ${csvProblem(error.message)}.`);
+    if (source.format === "csv") return new UserError(`${source.name}: ${csvProblem(error.message, recordStart)}.`);
     if (source.format === "array" && (await stat(source.path)).size < longestString) {
         const wrong = wrongElement((await readFile(source.path, "utf8")).replace(/^\uFEFF/, ""));
         if (wrong !== undefined) return new UserError(`${source.name}: ${wrong}.`);
@@ -106,9 +117,8 @@ function endOfElement(text: string, at: number): number {
     return text.length;
 }
 
-function csvProblem(message: string): string {
-    const line = /CSV Error on Line: (\d+)/.exec(message)?.[1];
-    const where = line === undefined ? "the file" : `line ${line}`;
+function csvProblem(message: string, line: number): string {
+    const where = Number.isNaN(line) ? "the file" : `line ${line}`;
     const columns = /Expected Number of Columns: (\d+) Found: (\d+)/.exec(message);
     if (columns !== null) return `${where} has ${columns[2] ?? ""} columns, but the header has ${columns[1] ?? ""}`;
     if (message.includes("unterminated quote")) {

@@ -6,6 +6,7 @@ import type { Recipe } from "./recipe";
  */
 export const huatuoLite: Recipe = {
     name: "huatuo-lite",
+    notice: "A demonstration, not medical advice: answers can be wrong. With a complaint, see a doctor.",
     instruction: { constant: "请根据患者的问题给出建议" },
     columns: { input: "question", output: "answer" },
     require: ["label", "question", "answer"],

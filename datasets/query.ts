@@ -9,7 +9,8 @@ export interface Query {
 }
 
 /** The white space of all scripts, as JavaScript's `trim` sees it, for RE2 and as one string. */
-const blankClass = "\\t\\n\\v\\f\\r \\x{A0}\\x{1680}\\x{2000}-\\x{200A}\\x{2028}\\x{2029}\\x{202F}\\x{205F}\\x{3000}\\x{FEFF}";
+const blankClass =
+    "\\t\\n\\v\\f\\r \\x{A0}\\x{1680}\\x{2000}-\\x{200A}\\x{2028}\\x{2029}\\x{202F}\\x{205F}\\x{3000}\\x{FEFF}";
 
 /**
  * The query that yields, for each row of the source in file order:
@@ -37,7 +38,10 @@ export function conversionQuery(source: string, columns: ReadonlyMap<string, str
         if (atMost !== undefined) dropWhen(`${number} > ${atMost}::DOUBLE`, `${column} above ${atMost}`);
         if (oneOf !== undefined) {
             const values = oneOf.map(literal).join(", ");
-            dropWhen(`(${expression(column)} IS NULL OR ${expression(column)} NOT IN (${values}))`, `${column} not listed`);
+            dropWhen(
+                `(${expression(column)} IS NULL OR ${expression(column)} NOT IN (${values}))`,
+                `${column} not listed`,
+            );
         }
     }
     const reason = cases.length === 0 ? "0" : `CASE ${cases.join(" ")} ELSE 0 END`;
@@ -72,7 +76,7 @@ export function readerOf(
             const types = needed.map((column) => `${literal(column)}: 'VARCHAR'`).join(", ");
             const format = source.format === "lines" ? "newline_delimited" : "array";
             return {
-                from: `read_json(${file}, format = '${format}', compression = 'none', records = true, columns = {${types}})`,
+                from: `read_json(${file}, format = '${format}', compression = 'uncompressed', records = true, columns = {${types}})`,
                 columns: new Map(needed.map((column) => [column, identifier(column)])),
             };
         }
@@ -81,7 +85,7 @@ export function readerOf(
             const types = available.map((_, index) => `'column${index}': 'VARCHAR'`).join(", ");
             return {
                 from:
-                    `read_csv(${file}, auto_detect = false, compression = 'none', header = true, delim = ',', quote = '"', ` +
+                    `read_csv(${file}, auto_detect = false, compression = 'uncompressed', header = true, delim = ',', quote = '"', ` +
                     `escape = '"', max_line_size = 8388608, columns = {${types}})`,
                 columns: new Map(available.map(({ name }, index) => [name, `column${index}`])),
             };

@@ -34,6 +34,8 @@ const filter = z
 export const recipeSchema = z
     .strictObject({
         name: z.string().min(1).default("inline"),
+        /** What people must be told who meet a model made of these rows; shown in the report and the model card. */
+        notice: z.string().default(""),
         /** One text for all rows (may be empty), or the column that holds each row's own. */
         instruction: z.union([z.strictObject({ constant: text }), z.strictObject({ column })], {
             error: "expected { constant: a text } or { column: the name of a column }",

@@ -58,6 +58,7 @@ function formatOf(name: string, head: Buffer, tail: Buffer): Format {
     if (first === undefined) throw new UserError(`${name} holds nothing but white space: there is no row to convert.`);
     if (extension === ".csv") return "csv";
     if (first === "[") {
+        if (/^\s*\[\s*\]\s*$/.test(start)) throw new UserError(`${name}: there is no row to convert.`);
         // DuckDB takes an array without its end for a whole one.
         if (!tail.toString("utf8").trimEnd().endsWith("]")) {
             throw new UserError(
@@ -127,7 +128,7 @@ function firstRecord(text: string, complete: boolean): string[] | undefined {
     let at = 0;
     for (;;) {
         const quoted = text[at] === '"';
-        const field = (quoted ? /"((?:[^"]|"")*)"/y : /[^,\r\n]*/y) as RegExp;
+        const field = quoted ? /"((?:[^"]|"")*)"/y : /[^,\r\n]*/y;
         field.lastIndex = at;
         const match = field.exec(text);
         if (match === null) return undefined;

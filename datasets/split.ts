@@ -26,46 +26,45 @@ export function orderOf(text: string, seed: number): number {
     return 4294967296 * (2097151 & b) + (a >>> 0);
 }
 
+/** Which rows are held out of training. */
+export interface Division {
+    /** Order of a prompt → index into {@link parts}; prompts for training are absent. */
+    heldOut: ReadonlyMap<number, number>;
+    /** Rows of each of {@link parts}. */
+    rows: [train: number, validation: number, test: number];
+}
+
 /**
- * Which part each group of rows belongs to.
+ * Divides rows into parts. All rows of one prompt go to the same part: the first of test and validation that still has
+ * room for all of them, in the order of the hashes. So the parts depend on nothing but the prompts, the seed and the shares.
  *
- * @param groups order of a group → number of its rows. A group is never divided, so no prompt is in two parts.
- * @returns order → index into {@link parts}. A group goes to the first of test and validation that still has room for
- * all of it, in the order of the hashes; so the parts depend on nothing but the prompts, the seed and the shares.
+ * @param orders the order of each row's prompt; sorted by this function.
  */
-export function assign(groups: ReadonlyMap<number, number>, split: Split): Map<number, number> {
-    let total = 0;
-    for (const rows of groups.values()) total += rows;
-    const wanted = [0, share(split.validation, total), share(split.test, total)];
-    const assigned = new Map<number, number>();
-    const sorted = [...groups.keys()].sort((a, b) => a - b);
-    for (const part of [2, 1]) {
-        let room = wanted[part] ?? 0;
-        for (const order of room === 0 ? [] : sorted) {
-            const rows = groups.get(order) ?? 0;
-            if (rows > room || assigned.has(order)) continue;
-            assigned.set(order, part);
-            room -= rows;
-            if (room === 0) break;
+export function divide(orders: Float64Array, split: Split): Division {
+    // A typed array sorts as numbers, ten times as fast as a list with a comparison.
+    orders.sort();
+    const heldOut = new Map<number, number>();
+    const rows: Division["rows"] = [orders.length, 0, 0];
+    for (const part of [2, 1] as const) {
+        const wanted = part === 2 ? split.test : split.validation;
+        let room = wanted === 0 ? 0 : Math.max(1, Math.round(wanted * orders.length));
+        let smallest: { order: number; size: number } | undefined;
+        const take = (order: number, size: number): void => {
+            heldOut.set(order, part);
+            rows[part] += size;
+            rows[0] -= size;
+            room -= size;
+        };
+        for (let start = 0, end = 0; start < orders.length && room > 0; start = end) {
+            const order = orders[start] ?? 0;
+            while (end < orders.length && orders[end] === order) end++;
+            if (heldOut.has(order)) continue;
+            const size = end - start;
+            if (size <= room) take(order, size);
+            else if (smallest === undefined || size < smallest.size) smallest = { order, size };
         }
-        // Every group is bigger than the whole share: the smallest one is the least wrong.
-        if (room === wanted[part] && room > 0) {
-            const left = sorted.filter((order) => !assigned.has(order));
-            const smallest = left.reduce<number | undefined>(
-                (best, order) => (best === undefined || rowsOf(groups, order) < rowsOf(groups, best) ? order : best),
-                undefined,
-            );
-            if (smallest !== undefined) assigned.set(smallest, part);
-        }
+        // Every prompt has more rows than the whole share: the one with the fewest is the least wrong.
+        if (rows[part] === 0 && smallest !== undefined) take(smallest.order, smallest.size);
     }
-    for (const order of sorted) if (!assigned.has(order)) assigned.set(order, 0);
-    return assigned;
-}
-
-function share(part: number, total: number): number {
-    return part === 0 ? 0 : Math.max(1, Math.round(part * total));
-}
-
-function rowsOf(groups: ReadonlyMap<number, number>, order: number): number {
-    return groups.get(order) ?? 0;
+    return { heldOut, rows };
 }

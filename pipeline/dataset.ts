@@ -1,15 +1,23 @@
+import * as fs from "node:fs";
 import * as path from "node:path";
 import { z } from "zod";
-import { recipeSchema } from "../datasets/recipe";
-import { sourceSchema } from "../datasets/sources/source";
+import { recipeReferenceSchema } from "../datasets/recipe";
+import {
+    downloadSource,
+    resolveSource,
+    sourceSchema,
+    type ResolvedSource,
+    type Source,
+} from "../datasets/sources/source";
 import { cache } from "../scripts/locations.cjs";
 import { group, integer, jsonObject, number } from "./fields";
-import { fileDigest, sha256 } from "./identity";
+import { fileDigest, isObject, sha256, type JsonObject } from "./identity";
 import { metric, type Stage } from "./stage";
+import { UserError } from "./user-error";
 
 /** `retune:dataset`. */
 export const datasetSettings = {
-    recipe: recipeSchema,
+    recipe: recipeReferenceSchema,
     source: sourceSchema,
     /** Rows that are kept, not rows that are read. */
     limit: integer("a whole number from 1", { from: 1 }).default(5000),
@@ -25,7 +33,7 @@ const fields = {
     ...datasetSettings,
     /** The source by content (files) or by commit (hubs), and what is needed to fetch it: set by `resolve`. */
     content: jsonObject().optional(),
-    resolved: jsonObject().optional(),
+    resolved: z.custom<ResolvedSource>(isObject).optional(),
     tools: jsonObject().optional(),
 };
 
@@ -42,11 +50,12 @@ export const dataset: Stage<Inputs> = {
     tools: () => ({ contract: 1 }),
 
     async resolve({ source }, previous) {
-        if ("file" in source) return { content: { files: [await fileDigest(source.file)] } };
-        const { resolveSource } = await import("../datasets/sources/source");
+        if ("file" in source) return { content: { files: [await digestOrExplain(source.file)] } };
+        // What a branch stood for stays until the source is changed: looking again at every update would need the hub.
         const unchanged = JSON.stringify(previous?.source) === JSON.stringify(source);
-        const resolved = unchanged && previous?.resolved ? previous.resolved : await resolveSource(source);
-        return { resolved };
+        const known = unchanged ? previous?.resolved : undefined;
+        const resolved = known ?? (await resolveSource(source));
+        return { resolved: resolved as unknown as JsonObject, content: contentOf(source, resolved) };
     },
 
     work({ recipe, source, limit, split, resolved }) {
@@ -54,10 +63,18 @@ export const dataset: Stage<Inputs> = {
             on: "client",
             inPreview: "file" in source,
             async run({ folder, progress }) {
-                const { downloadSource } = await import("../datasets/sources/source");
                 const { convert } = await import("../datasets/convert");
-                const downloads = path.join(cache(), "downloads", sha256(JSON.stringify(resolved)).slice(0, 16));
-                const files = await downloadSource(source, resolved, downloads, progress);
+                const fetched = resolved ?? (await resolveSource(source));
+                const downloads = path.join(
+                    cache(),
+                    "downloads",
+                    sha256(JSON.stringify([source, fetched])).slice(0, 16),
+                );
+                const files = await downloadSource(source, fetched, downloads, ({ path: file, received, total }) => {
+                    const of = total === undefined ? "" : ` of ${megabytes(total)}`;
+                    progress(`downloading ${file}: ${megabytes(received)}${of}`);
+                });
+                progress("converting");
                 const conversion = await convert({ files, recipe, limit, split, into: folder });
                 return { ...conversion };
             },
@@ -71,3 +88,22 @@ export const dataset: Stage<Inputs> = {
         rows: metric(metrics, "rows"),
     }),
 };
+
+async function digestOrExplain(file: string): Promise<string> {
+    const stat = await fs.promises.stat(file).catch(() => undefined);
+    if (stat === undefined) throw new UserError(`source.file: there is no file ${file}`);
+    if (!stat.isFile()) throw new UserError(`source.file: ${file} is not a file`);
+    return fileDigest(file);
+}
+
+/** Digests where they are known, so that the same bytes from any mirror are the same data; else the commit. */
+function contentOf(source: Source, resolved: ResolvedSource): JsonObject {
+    const digests = resolved.files.map((file) => file.sha256);
+    if (digests.every((digest) => digest !== undefined)) return { files: digests };
+    const repository = "huggingface" in source ? source.huggingface : "modelscope" in source ? source.modelscope : null;
+    return { repository, commit: resolved.commit ?? null, files: resolved.files.map((file) => file.path) };
+}
+
+function megabytes(bytes: number): string {
+    return `${(bytes / 1e6).toFixed(1)} MB`;
+}

@@ -117,6 +117,7 @@ export function problemsOf(error: z.ZodError, prefix: readonly PropertyKey[] = [
 }
 
 export function unknownKey(key: string, known: readonly string[]): string {
+    if (known.length === 0) return "unknown";
     const near = nearest(key, known);
     return near === undefined ? `unknown; there is ${known.join(", ")}` : `unknown; did you mean ${near}?`;
 }

@@ -1,6 +1,7 @@
 import * as fs from "node:fs";
 import * as path from "node:path";
 import { z } from "zod";
+import { resolveHubCommit } from "../datasets/sources/source";
 import { targetSchema } from "../infra/target";
 import { digest, flag, group, integer, jsonObject, text, unknownKey } from "./fields";
 import { digestOfFiles, fileDigest, type FileEntry, type JsonObject } from "./identity";
@@ -89,10 +90,8 @@ export const model: Stage<Inputs> = {
         const unchanged = JSON.stringify(previous?.source) === JSON.stringify(source);
         const before = unchanged ? previous?.content?.["commit"] : undefined;
         if (typeof before === "string") return { content: { [hub]: repository, commit: before } };
-        const { resolveHubCommit } = await import("../datasets/sources/hub-commit");
         const { revision, endpoint } = source;
-        const request = { hub, kind: "model", repo: repository, revision } as const;
-        const commit = await resolveHubCommit(endpoint === undefined ? request : { ...request, endpoint });
+        const commit = await resolveHubCommit({ hub, kind: "model", repo: repository, revision, endpoint });
         return { content: { [hub]: repository, commit } };
     },
 

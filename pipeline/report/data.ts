@@ -10,7 +10,11 @@ export interface ReportData {
     readonly stages: readonly ReportStage[];
     /** The training's settings as LLaMA-Factory got them, such as { method: "lora", loraRank: 8 }. */
     readonly settings: JsonObject;
-    readonly losses: readonly { readonly step: number; readonly loss: number; readonly learningRate: number | undefined }[];
+    readonly losses: readonly {
+        readonly step: number;
+        readonly loss: number;
+        readonly learningRate: number | undefined;
+    }[];
     readonly evalLosses: readonly { readonly step: number; readonly loss: number }[];
     readonly dataset: {
         readonly scanned: number;
@@ -29,6 +33,8 @@ export interface ReportData {
         readonly bytes: number;
         /** { checked, equal } prompts, and in half precision the largest difference of logits. */
         readonly parity: { readonly checked: number; readonly equal?: number; readonly logits?: number };
+        /** How the training put its questions, so that the page's snippet puts them the same way. */
+        readonly chat?: { readonly instruction: string; readonly enableThinking?: boolean };
     };
     /** The manifest of the merged model: digests, versions, sources. */
     readonly provenance: Json;

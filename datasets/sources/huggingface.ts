@@ -1,0 +1,60 @@
+import { UserError } from "../../pipeline/user-error";
+import type { ResolvedFile } from "./download";
+import { request, type Request } from "./request";
+
+export interface HubRepository {
+    kind: "model" | "dataset";
+    /** `owner/name`. */
+    repo: string;
+    endpoint: string | undefined;
+}
+
+/** The request for a part of a repository's API or one of its files. The token goes to the endpoint only, never into a message. */
+function ask({ kind, repo, endpoint }: HubRepository, place: string): Request {
+    const host = (endpoint ?? process.env["HF_ENDPOINT"] ?? "https://huggingface.co").replace(/\/+$/, "");
+    const token = process.env["HF_TOKEN"];
+    return {
+        url: `${host}/${place}`,
+        headers: token === undefined || token === "" ? {} : { authorization: `Bearer ${token}` },
+        subject: `Hugging Face ${kind} ${repo}`,
+        help: {
+            denied: "If it is private or gated, accept its terms on the hub and set HF_TOKEN to a token that may read it.",
+            unreachable:
+                "Set `endpoint` (or HF_ENDPOINT) to a mirror that can be reached, or fetch the file elsewhere and use `{ file: … }`.",
+        },
+    };
+}
+
+/** The commit that a branch, tag or shortened commit stands for, 40 hexadecimal digits. */
+export async function huggingFaceCommit(from: HubRepository, revision: string): Promise<string> {
+    const wanted = ask(from, `api/${from.kind}s/${from.repo}/revision/${encodeURIComponent(revision)}`);
+    const { sha } = (await (await request(wanted)).json()) as { sha?: unknown };
+    if (typeof sha === "string" && /^[0-9a-f]{40}$/.test(sha)) return sha;
+    throw new UserError(`${wanted.subject}: ${new URL(wanted.url).host} names no commit for revision ${revision}.`);
+}
+
+/** Size and, for large files, SHA-256 of files at a commit. */
+export async function huggingFaceFiles(from: HubRepository, commit: string, files: string[]): Promise<ResolvedFile[]> {
+    const wanted = ask(from, `api/${from.kind}s/${from.repo}/paths-info/${commit}`);
+    const response = await request({
+        ...wanted,
+        method: "POST",
+        headers: { ...wanted.headers, "content-type": "application/json" },
+        body: JSON.stringify({ paths: files }),
+    });
+    const found = (await response.json()) as { path: string; type: string; size: number; lfs?: { oid: string } }[];
+    return files.map((path) => {
+        const info = found.find((entry) => entry.path === path && entry.type === "file");
+        if (info === undefined) {
+            throw new UserError(
+                `${wanted.subject} has no file ${path} at commit ${commit}: check the name under \`files\`.`,
+            );
+        }
+        return { path, size: info.size, ...(info.lfs === undefined ? {} : { sha256: info.lfs.oid }) };
+    });
+}
+
+export function huggingFaceDownload(from: HubRepository, commit: string, file: string): Request {
+    const folder = from.kind === "dataset" ? "datasets/" : "";
+    return ask(from, `${folder}${from.repo}/resolve/${commit}/${file.split("/").map(encodeURIComponent).join("/")}`);
+}

@@ -1,0 +1,49 @@
+/** A loss: two decimals, more where it is so small that two would hide it. */
+export function loss(value: number): string {
+    return Math.abs(value) < 0.1 && value !== 0 ? String(Number(value.toPrecision(2))) : value.toFixed(2);
+}
+
+/** BLEU and ROUGE, in percent. */
+export function score(value: number): string {
+    return value.toFixed(1);
+}
+
+export function learningRate(value: number): string {
+    return value === 0 ? "0" : Number(value.toPrecision(3)).toExponential();
+}
+
+export function count(value: number): string {
+    return value.toLocaleString("en-US");
+}
+
+export function plural(number: number, one: string, many = `${one}s`): string {
+    return `${count(number)} ${number === 1 ? one : many}`;
+}
+
+/** With a sign, and without one where rounding leaves nothing. */
+export function difference(value: number, format: (value: number) => string): string {
+    const text = format(Math.abs(value));
+    if (Number(text) === 0) return text;
+    return `${value < 0 ? "−" : "+"}${text}`;
+}
+
+export function duration(seconds: number): string {
+    if (seconds < 1) return "under 1 s";
+    const whole = Math.round(seconds);
+    if (whole < 60) return `${whole} s`;
+    const minutes = Math.floor(whole / 60);
+    if (minutes < 60) return `${minutes} min ${whole % 60} s`;
+    return `${count(Math.floor(minutes / 60))} h ${minutes % 60} min`;
+}
+
+export function bytes(value: number): string {
+    const units = ["bytes", "kB", "MB", "GB", "TB"];
+    const unit = Math.min(Math.floor(Math.log10(Math.max(value, 1)) / 3), units.length - 1);
+    const scaled = value / 1000 ** unit;
+    return `${unit === 0 ? count(value) : scaled.toPrecision(3)} ${units[unit] ?? ""}`;
+}
+
+/** The same for everybody who gets the page, wherever they are. */
+export function time(at: Date): string {
+    return `${at.toISOString().slice(0, 16).replace("T", " ")} UTC`;
+}

@@ -1,0 +1,148 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { lossCurves } from "./curves";
+import type { ReportData, ReportStage } from "./data";
+import { datasetFacts, exportedModel, provenance, settingsTable } from "./facts";
+import { bytes, duration, loss, plural, time } from "./format";
+import { Html, html } from "./html";
+import { heldOutCases, metricTable, promptAnswers, qualityTiles, summary, type Tile } from "./quality";
+import { inline } from "./text";
+
+/** Nothing is loaded and nothing runs, whatever the data has in it. `data:,` keeps browsers from asking for an icon. */
+const POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'";
+
+/** The page that an update ends in: one HTML file that needs nothing else, to be read, printed and sent to people. */
+export async function renderReport(data: ReportData): Promise<string> {
+    const style = readFileSync(join(__dirname, "style.css"), "utf8");
+    const sections: readonly Section[] = [
+        { id: "answers", title: "Answers", body: promptAnswers(data) },
+        { id: "stages", title: "Stages", body: stageGraph(data.stages) },
+        { id: "loss", title: "Loss", body: await lossCurves(data) },
+        { id: "metrics", title: "Metrics", body: metricTable(data) },
+        { id: "cases", title: "Held-out cases", body: heldOutCases(data) },
+        { id: "dataset", title: "Data set", body: datasetFacts(data) },
+        { id: "settings", title: "Training settings", body: settingsTable(data) },
+        { id: "model", title: "Exported model", body: exportedModel(data) },
+        { id: "provenance", title: "Provenance", body: provenance(data) },
+    ];
+    const page = html`<!doctype html>
+        <html lang="en">
+            <head>
+                <meta charset="utf-8" />
+                <meta http-equiv="Content-Security-Policy" content="${POLICY}" />
+                <meta name="viewport" content="width=device-width, initial-scale=1" />
+                <meta name="color-scheme" content="light dark" />
+                <link rel="icon" href="data:," />
+                <title>${data.stack}, ${time(data.at)}: Retune report</title>
+                <style>
+                    ${new Html(style)}
+                </style>
+            </head>
+            <body>
+                <header>
+                    <p class="muted">
+                        Retune report, <time datetime="${data.at.toISOString()}">${time(data.at)}</time>
+                    </p>
+                    <h1>${inline(data.stack)}</h1>
+                    ${data.notice === "" ? undefined : html`<p class="notice" role="note">${data.notice}</p>`}
+                </header>
+                <nav aria-label="Sections">
+                    <ul>
+                        ${sections.map(({ id, title }) => html`<li><a href="#${id}">${title}</a></li> `)}
+                    </ul>
+                </nav>
+                <main>
+                    <section aria-labelledby="verdict">
+                        <h2 id="verdict">Verdict</h2>
+                        ${summary(data)}
+                        <dl class="tiles">${tiles(data).map(tile)}</dl>
+                    </section>
+                    ${sections.map(section)}
+                </main>
+                <footer>
+                    <p class="muted">Made by Retune. This page is one file; it runs no scripts and loads nothing.</p>
+                </footer>
+            </body>
+        </html> `;
+    return page.text;
+}
+
+interface Section {
+    readonly id: string;
+    readonly title: string;
+    readonly body: Html;
+}
+
+function section({ id, title, body }: Section): Html {
+    return html`<section aria-labelledby="${id}">
+        <h2 id="${id}">${title}</h2>
+        ${body}
+    </section>`;
+}
+
+function tile({ name, value, note }: Tile): Html {
+    return html`<div>
+        <dt>${name}</dt>
+        <dd>${value}</dd>
+        <dd class="muted">${note}</dd>
+    </div>`;
+}
+
+function tiles(data: ReportData): readonly Tile[] {
+    const { losses, stages, exported } = data;
+    const [first, last] = [losses[0], losses.at(-1)];
+    const training =
+        first && last
+            ? [
+                  {
+                      name: "Training loss",
+                      value: losses.length === 1 ? loss(last.loss) : `${loss(first.loss)} → ${loss(last.loss)}`,
+                      note: `first → last, ${plural(last.step, "step")}`,
+                  },
+              ]
+            : [];
+    const worked = stages.filter(({ action }) => action === "ran" || action === "attached");
+    return [
+        ...qualityTiles(data),
+        ...training,
+        {
+            name: "This update",
+            value:
+                worked.length === 0
+                    ? "Nothing to do"
+                    : duration(worked.reduce((total, { seconds }) => total + seconds, 0)),
+            note: `work in ${worked.length} of ${plural(stages.length, "stage")}`,
+        },
+        { name: "Merged model", value: bytes(exported.bytes), note: plural(exported.files, "file") },
+    ];
+}
+
+/** Whose the time is that is shown with an action. */
+const actions: Readonly<Record<ReportStage["action"], string>> = {
+    ran: ", in this update",
+    cached: ", in an earlier run whose result was taken over",
+    attached: ", in a run that was already going on",
+    unchanged: ", in an earlier run; nothing that it depends on has changed",
+};
+
+function stageGraph(stages: readonly ReportStage[]): Html {
+    if (stages.length === 0) return html`<p>No stages.</p>`;
+    return html`<ol class="graph">
+        ${stages.map(
+            ({ name, kind, action, seconds, run, digest, finishedAt }) =>
+                html`<li class="${action}">
+                    <p>
+                        <strong>${inline(name)}</strong>
+                        ${name.toLowerCase() === kind.toLowerCase() ? undefined : html`<span>${kind}</span>`}
+                        <span class="badge">${action}</span>
+                    </p>
+                    <p>Took ${duration(seconds)}${actions[action]}.</p>
+                    <p class="muted">
+                        run <code>${run}</code>, finished
+                        <time datetime="${finishedAt.toISOString()}">${time(finishedAt)}</time>, digest
+                        <code title="${digest}">${digest.slice(0, 12)}</code>
+                    </p>
+                </li>`,
+        )}
+    </ol>`;
+}
