@@ -52,9 +52,7 @@ export async function convert(request: ConversionRequest): Promise<Conversion> {
         return conversion;
     } catch (error) {
         throw isDiskFull(error)
-            ? new UserError(
-                  `No space is left on the disk of ${request.into}: free some, or move RETUNE_HOME elsewhere.`,
-              )
+            ? new UserError(`No space is left on the disk of ${request.into}: free some, then run it again.`)
             : error;
     } finally {
         await rm(scratch, { recursive: true, force: true });
@@ -125,12 +123,17 @@ async function readFile(
 
 async function stream(connection: DuckDBConnection, query: Query, rows: RowFile): Promise<void> {
     const result = await connection.stream(query.sql);
-    let next = result.fetchChunk();
+    // The next rows are parsed while the ones at hand are written. A failure in between waits for its turn.
+    const fetchNext = (): ReturnType<typeof result.fetchChunk> => {
+        const chunk = result.fetchChunk();
+        chunk.catch(() => null);
+        return chunk;
+    };
+    let next = fetchNext();
     for (;;) {
         const chunk = await next;
         if (chunk === null || chunk.rowCount === 0) return;
-        // The next rows are parsed while these are written.
-        next = result.fetchChunk();
+        next = fetchNext();
         try {
             await rows.add(chunk, query.reasons);
             if (!rows.full) continue;

@@ -15,6 +15,11 @@ const quote = 34;
  */
 export async function diagnose(source: SourceFile, error: Error): Promise<UserError> {
     const said = error.message.split("\n")[0] ?? "";
+    if (/out of memory|maximum_object_size/i.test(error.message)) {
+        const smaller =
+            source.format === "parquet" ? "Write it with smaller row groups" : "Shorten or leave out such rows";
+        return new UserError(`${source.name}: a row is too large to be read within 512 MB (${said}). ${smaller}.`);
+    }
     if (source.format === "parquet") {
         return new UserError(`${source.name} cannot be read as Parquet (${said}): fetch or write it again.`);
     }

@@ -1,14 +1,13 @@
 import { columnsOf, type Recipe } from "./recipe";
 import type { SourceFile } from "./source-file";
 
-/** What a source column is called in the query, and how its value is read as text. */
 export interface Query {
     sql: string;
     /** The reasons for dropping a row, in the order in which they are looked for. */
     reasons: string[];
 }
 
-/** The white space of all scripts, as JavaScript's `trim` sees it, for RE2 and as one string. */
+/** The white space of all scripts, as JavaScript's `trim` sees it, for a character class of RE2. */
 const blankClass =
     "\\t\\n\\v\\f\\r \\x{A0}\\x{1680}\\x{2000}-\\x{200A}\\x{2028}\\x{2029}\\x{202F}\\x{205F}\\x{3000}\\x{FEFF}";
 
@@ -46,17 +45,15 @@ export function conversionQuery(source: string, columns: ReadonlyMap<string, str
     }
     const reason = cases.length === 0 ? "0" : `CASE ${cases.join(" ")} ELSE 0 END`;
     const { instruction, columns: names } = recipe;
-    const fields = [
-        "constant" in instruction ? literal(instruction.constant) : clean(expression(instruction.column), recipe),
-        names.input === undefined ? "''" : clean(expression(names.input), recipe),
-        clean(expression(names.output), recipe),
-    ];
+    const own =
+        "constant" in instruction ? literal(instruction.constant) : clean(expression(instruction.column), recipe);
+    const input = names.input === undefined ? "''" : clean(expression(names.input), recipe);
+    const output = clean(expression(names.output), recipe);
     const line = "encode(to_json({instruction: instruction, input: input, output: output})::VARCHAR)";
     const sql = `
         SELECT reason, CASE WHEN reason = 0 THEN ${line} END, (length(input) + length(output))::UINTEGER
         FROM (
-            SELECT (${reason})::UTINYINT AS reason, ${fields[0] ?? ""} AS instruction, ${fields[1] ?? ""} AS input,
-                ${fields[2] ?? ""} AS output
+            SELECT (${reason})::UTINYINT AS reason, ${own} AS instruction, ${input} AS input, ${output} AS output
             FROM ${source}
         )`;
     return { sql, reasons };
@@ -86,7 +83,7 @@ export function readerOf(
             return {
                 from:
                     `read_csv(${file}, auto_detect = false, compression = 'uncompressed', header = true, delim = ',', quote = '"', ` +
-                    `escape = '"', max_line_size = 8388608, columns = {${types}})`,
+                    `escape = '"', max_line_size = 8388608, buffer_size = 16777216, columns = {${types}})`,
                 columns: new Map(available.map(({ name }, index) => [name, `column${index}`])),
             };
         }

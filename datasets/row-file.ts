@@ -1,4 +1,4 @@
-import type { DuckDBBlobValue, DuckDBDataChunk, DuckDBVector } from "@duckdb/node-api";
+import type { DuckDBDataChunk, DuckDBVector } from "@duckdb/node-api";
 import { hash } from "node:crypto";
 import { open, type FileHandle } from "node:fs/promises";
 import path from "node:path";
@@ -48,7 +48,7 @@ export class RowFile {
     async add(chunk: DuckDBDataChunk, reasons: readonly string[]): Promise<void> {
         const count = chunk.rowCount;
         const reasonOf = chunk.getColumnVector(0) as DuckDBVector<number>;
-        const blobs = chunk.getColumnVector(1) as DuckDBVector<DuckDBBlobValue>;
+        const blobs = chunk.getColumnVector(1) as DuckDBVector<{ bytes: Uint8Array }>;
         const characters = chunk.getColumnVector(2) as DuckDBVector<number>;
         const lines: Uint8Array[] = [];
         let size = 0;
@@ -69,7 +69,10 @@ export class RowFile {
                 this.drop(reasons[reason - 1] ?? "");
                 continue;
             }
-            if (collapsed !== undefined && this.isDuplicate(collapsed[row] ?? "")) continue;
+            if (collapsed !== undefined && !this.isFirst(collapsed[row] ?? "")) {
+                this.drop("duplicate");
+                continue;
+            }
             const line = lines[row] ?? nothing;
             this.block.set(line, at);
             at += line.length;
@@ -128,15 +131,10 @@ export class RowFile {
         this.dropped[reason] = (this.dropped[reason] ?? 0) + 1;
     }
 
-    private isDuplicate(prompt: string): boolean {
+    private isFirst(prompt: string): boolean {
         // A digest takes 48 bytes, however long the prompt is.
-        const digest = hash("sha256", prompt, "binary");
-        if (this.seen.has(digest)) {
-            this.drop("duplicate");
-            return true;
-        }
-        this.seen.add(digest);
-        return false;
+        const before = this.seen.size;
+        return this.seen.add(hash("sha256", prompt, "binary")).size > before;
     }
 }
 

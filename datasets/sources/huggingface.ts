@@ -1,6 +1,6 @@
 import { UserError } from "../../pipeline/user-error";
 import type { ResolvedFile } from "./download";
-import { request, type Request } from "./request";
+import { requestJson, type Request } from "./request";
 
 export interface HubRepository {
     kind: "model" | "dataset";
@@ -28,7 +28,7 @@ function ask({ kind, repo, endpoint }: HubRepository, place: string): Request {
 /** The commit that a branch, tag or shortened commit stands for, 40 hexadecimal digits. */
 export async function huggingFaceCommit(from: HubRepository, revision: string): Promise<string> {
     const wanted = ask(from, `api/${from.kind}s/${from.repo}/revision/${encodeURIComponent(revision)}`);
-    const { sha } = (await (await request(wanted)).json()) as { sha?: unknown };
+    const { sha } = (await requestJson(wanted)) as { sha?: unknown };
     if (typeof sha === "string" && /^[0-9a-f]{40}$/.test(sha)) return sha;
     throw new UserError(`${wanted.subject}: ${new URL(wanted.url).host} names no commit for revision ${revision}.`);
 }
@@ -36,13 +36,12 @@ export async function huggingFaceCommit(from: HubRepository, revision: string): 
 /** Size and, for large files, SHA-256 of files at a commit. */
 export async function huggingFaceFiles(from: HubRepository, commit: string, files: string[]): Promise<ResolvedFile[]> {
     const wanted = ask(from, `api/${from.kind}s/${from.repo}/paths-info/${commit}`);
-    const response = await request({
+    const found = (await requestJson({
         ...wanted,
         method: "POST",
         headers: { ...wanted.headers, "content-type": "application/json" },
         body: JSON.stringify({ paths: files }),
-    });
-    const found = (await response.json()) as { path: string; type: string; size: number; lfs?: { oid: string } }[];
+    })) as { path: string; type: string; size: number; lfs?: { oid: string } }[];
     return files.map((path) => {
         const info = found.find((entry) => entry.path === path && entry.type === "file");
         if (info === undefined) {

@@ -1,7 +1,7 @@
 import { UserError } from "../../pipeline/user-error";
 import type { ResolvedFile } from "./download";
 import type { HubRepository } from "./huggingface";
-import { request, type Request } from "./request";
+import { requestJson, type Request } from "./request";
 
 function ask({ kind, repo, endpoint }: HubRepository, place: string, parameters: Record<string, string>): Request {
     const host = (endpoint ?? "https://modelscope.cn").replace(/\/+$/, "");
@@ -18,7 +18,7 @@ function ask({ kind, repo, endpoint }: HubRepository, place: string, parameters:
 
 /** ModelScope answers 200 with a code of its own for some failures. */
 async function data(wanted: Request): Promise<Record<string, unknown>> {
-    const answer = (await (await request(wanted)).json()) as { Code?: number; Message?: string; Data?: unknown };
+    const answer = (await requestJson(wanted)) as { Code?: number; Message?: string; Data?: unknown };
     if (answer.Code === 200 && typeof answer.Data === "object" && answer.Data !== null) {
         return answer.Data as Record<string, unknown>;
     }

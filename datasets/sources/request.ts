@@ -53,6 +53,26 @@ export async function request(wanted: Request, accept: readonly number[] = []): 
     }
 }
 
+/**
+ * The JSON that a server answers with.
+ *
+ * @throws UserError as {@link request} does, and when the answer is something else, such as a log-in page on the way.
+ */
+export async function requestJson(wanted: Request): Promise<unknown> {
+    const response = await request(wanted);
+    try {
+        return await response.json();
+    } catch (error) {
+        if (error instanceof SyntaxError) {
+            const { host } = new URL(wanted.url);
+            throw new UserError(
+                `${wanted.subject}: ${host} answered with something other than JSON. ${wanted.help.unreachable}`,
+            );
+        }
+        throw unreachable(wanted, error);
+    }
+}
+
 /** Milliseconds before another attempt: 0.25, 0.5, 1 and 2 seconds. */
 export function pause(attempt: number): number {
     return 125 * 2 ** attempt;

@@ -82,7 +82,12 @@ function options({ curves, format, height }: Chart): EChartsOption {
             symbol: marked ? "rect" : "circle",
             symbolSize: 6,
             itemStyle: { color },
-            lineStyle: { color, width: 2, type: marked ? [6, 4] : "solid" },
+            lineStyle: {
+                color,
+                type: marked ? [6, 4] : "solid",
+                // Many noisy steps are a band that would hide the curve on it.
+                ...(points.length > 500 && curves.length > 1 ? { width: 1, opacity: 0.6 } : { width: 2 }),
+            },
             data: points.map(([step, value]) => [step, value]),
         })),
     };

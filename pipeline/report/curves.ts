@@ -1,6 +1,6 @@
 import { drawChart } from "./charts";
 import type { ReportData } from "./data";
-import { learningRate, loss, plural } from "./format";
+import { count, learningRate, loss } from "./format";
 import { html, type Html } from "./html";
 
 export async function lossCurves({ losses, evalLosses }: ReportData): Promise<Html> {
@@ -32,7 +32,7 @@ export async function lossCurves({ losses, evalLosses }: ReportData): Promise<Ht
             : undefined;
     const best = validation.reduce<Point | undefined>((low, one) => (low && low[1] <= one[1] ? low : one), undefined);
     const bestText = best
-        ? `The validation loss was lowest at step ${best[0]}: ${loss(best[1])}.`
+        ? `The validation loss was lowest at step ${count(best[0])}: ${loss(best[1])}.`
         : "There are no validation rows, hence no validation loss.";
     return html`<figure>
             <figcaption>
@@ -53,8 +53,8 @@ type Point = readonly [step: number, value: number];
 function course(name: string, points: readonly Point[], format: (value: number) => string): string {
     const [first, last] = [points[0], points.at(-1)];
     if (first === undefined || last === undefined) return "";
-    if (points.length === 1) return `${name}: ${format(first[1])} at step ${first[0]}.`;
-    return `${name}: from ${format(first[1])} at step ${first[0]} to ${format(last[1])} at step ${last[0]}.`;
+    if (points.length === 1) return `${name}: ${format(first[1])} at step ${count(first[0])}.`;
+    return `${name}: from ${format(first[1])} at step ${count(first[0])} to ${format(last[1])} at step ${count(last[0])}.`;
 }
 
 const MOST_ROWS = 40;
@@ -69,7 +69,7 @@ function numbers(losses: ReportData["losses"], evalLosses: ReportData["evalLosse
         <summary>The numbers of the charts</summary>
         <table class="numbers">
             <caption>
-                ${all ? "Every logged step." : `${plural(steps.length, "step")} of ${plural(losses.length, "logged step")}.`}
+                ${all ? "Every logged step." : `At ${count(steps.length)} of ${count(losses.length)} logged steps.`}
             </caption>
             <thead>
                 <tr>
@@ -83,7 +83,7 @@ function numbers(losses: ReportData["losses"], evalLosses: ReportData["evalLosse
                 ${steps.map((step) => {
                     const [one, evaluated] = [training.get(step), validation.get(step)];
                     return html`<tr>
-                        <th scope="row">${step}</th>
+                        <th scope="row">${count(step)}</th>
                         <td>${one && loss(one.loss)}</td>
                         <td>${evaluated && loss(evaluated.loss)}</td>
                         <td>${one?.learningRate === undefined ? undefined : learningRate(one.learningRate)}</td>

@@ -77,7 +77,7 @@ function pairs(caption: string, rows: readonly (readonly [name: string, value: s
 
 export function settingsTable({ settings }: ReportData): Html {
     const all = [...leaves(settings)];
-    if (all.length === 0) return html`<p>Everything was left at LLaMA-Factory's defaults.</p>`;
+    if (all.length === 0) return html`<p>No settings were given.</p>`;
     return html`<dl class="settings">
         ${all.map(
             ([name, value]) =>

@@ -38,9 +38,10 @@ export function duration(seconds: number): string {
 
 export function bytes(value: number): string {
     const units = ["bytes", "kB", "MB", "GB", "TB"];
-    const unit = Math.min(Math.floor(Math.log10(Math.max(value, 1)) / 3), units.length - 1);
-    const scaled = value / 1000 ** unit;
-    return `${unit === 0 ? count(value) : scaled.toPrecision(3)} ${units[unit] ?? ""}`;
+    // Rounded before the unit is chosen: 999,999 bytes are 1.00 MB, not 1000 kB.
+    const rounded = Number(value.toPrecision(3));
+    const unit = Math.min(Math.floor(Math.log10(Math.max(rounded, 1)) / 3), units.length - 1);
+    return `${unit === 0 ? count(value) : (rounded / 1000 ** unit).toPrecision(3)} ${units[unit] ?? ""}`;
 }
 
 /** The same for everybody who gets the page, wherever they are. */

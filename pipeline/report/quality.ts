@@ -26,6 +26,8 @@ interface Comparison {
     readonly measure: Measure;
     readonly base: number;
     readonly tuned: number;
+    /** As a reader would compute it from the rounded numbers: what looks the same is the same. */
+    readonly change: number;
     readonly verdict: "better" | "worse" | "the same";
 }
 
@@ -33,8 +35,10 @@ function compare({ base, tuned }: ReportData, which: readonly Measure[]): readon
     return which.flatMap((measure) => {
         const [before, after] = [base.metrics[measure.key], tuned.metrics[measure.key]];
         if (before === null || after === null) return [];
-        const gain = (after - before) * measure.better;
-        return { measure, base: before, tuned: after, verdict: gain > 0 ? "better" : gain < 0 ? "worse" : "the same" };
+        const change = Number(measure.format(after)) - Number(measure.format(before));
+        const gain = change * measure.better;
+        const verdict = gain > 0 ? "better" : gain < 0 ? "worse" : "the same";
+        return { measure, base: before, tuned: after, change, verdict };
     });
 }
 
@@ -44,19 +48,20 @@ const arrow = ({ measure, base, tuned }: Comparison): string => `${measure.forma
 export function summary(data: ReportData): Html {
     const compared = compare(data, [heldOutLoss, rougeL]);
     if (compared.length === 0) {
-        return html`<p class="summary">
-            <strong>Not measured.</strong> Nothing was held out for a test: only the answers below tell what changed.
-        </p>`;
+        const instead = data.tuned.prompts.length > 0 ? " Read the answers below instead." : "";
+        return html`<p class="summary"><strong>Not measured:</strong> nothing was held out for a test.${instead}</p>`;
     }
-    const verdicts = new Set(compared.map(({ verdict }) => verdict).filter((one) => one !== "the same"));
-    const [only] = verdicts;
-    const word =
-        only === undefined ? "As good as the base model" : verdicts.size > 1 ? "Better and worse" : capital[only];
+    const verdicts = new Set(compared.map(({ verdict }) => verdict));
+    const word = verdicts.has("better")
+        ? verdicts.has("worse")
+            ? "Better in one measure, worse in another"
+            : "Better than the base model"
+        : verdicts.has("worse")
+          ? "Worse than the base model"
+          : "The same as the base model";
     const numbers = compared.map((one) => `${one.measure.name.replace(/^H/, "h")} ${arrow(one)}`).join(", ");
     return html`<p class="summary"><strong>${word}:</strong> ${numbers}.</p>`;
 }
-
-const capital = { better: "Better than the base model", worse: "Worse than the base model" };
 
 export interface Tile {
     readonly name: string;
@@ -101,14 +106,12 @@ export function metricTable(data: ReportData): Html {
         </p>`;
 }
 
-function metricRow({ measure, base, tuned, verdict }: Comparison): Html {
+function metricRow({ measure, base, tuned, change, verdict }: Comparison): Html {
     return html`<tr>
         <th scope="row">${measure.name}</th>
         <td>${measure.format(base)}</td>
         <td>${measure.format(tuned)}</td>
-        <td>
-            ${difference(tuned - base, measure.format)} <span class="${verdict.replace(" ", "-")}">${verdict}</span>
-        </td>
+        <td>${difference(change, measure.format)} <span class="${verdict.replace(" ", "-")}">${verdict}</span></td>
     </tr>`;
 }
 

@@ -90,31 +90,29 @@ function tile({ name, value, note }: Tile): Html {
 
 function tiles(data: ReportData): readonly Tile[] {
     const { losses, stages, exported } = data;
-    const [first, last] = [losses[0], losses.at(-1)];
-    const training =
-        first && last
-            ? [
-                  {
-                      name: "Training loss",
-                      value: losses.length === 1 ? loss(last.loss) : `${loss(first.loss)} → ${loss(last.loss)}`,
-                      note: `first → last, ${plural(last.step, "step")}`,
-                  },
-              ]
-            : [];
-    const worked = stages.filter(({ action }) => action === "ran" || action === "attached");
     return [
         ...qualityTiles(data),
-        ...training,
-        {
-            name: "This update",
-            value:
-                worked.length === 0
-                    ? "Nothing to do"
-                    : duration(worked.reduce((total, { seconds }) => total + seconds, 0)),
-            note: `work in ${worked.length} of ${plural(stages.length, "stage")}`,
-        },
+        ...trainingTile(losses),
+        updateTile(stages),
         { name: "Merged model", value: bytes(exported.bytes), note: plural(exported.files, "file") },
     ];
+}
+
+function trainingTile(losses: ReportData["losses"]): readonly Tile[] {
+    const [first, last] = [losses[0], losses.at(-1)];
+    if (first === undefined || last === undefined) return [];
+    const name = "Training loss";
+    const steps = plural(last.step, "step");
+    if (losses.length === 1) return [{ name, value: loss(last.loss), note: `after ${steps}` }];
+    return [{ name, value: `${loss(first.loss)} → ${loss(last.loss)}`, note: `first → last, ${steps}` }];
+}
+
+function updateTile(stages: readonly ReportStage[]): Tile {
+    const name = "This update";
+    const worked = stages.filter(({ action }) => action === "ran" || action === "attached");
+    if (worked.length === 0) return { name, value: "Nothing to do", note: "all results were there" };
+    const seconds = worked.reduce((total, stage) => total + stage.seconds, 0);
+    return { name, value: duration(seconds), note: `work in ${worked.length} of ${plural(stages.length, "stage")}` };
 }
 
 /** Whose the time is that is shown with an action. */

@@ -213,6 +213,16 @@ describe("the output", () => {
         }
     });
 
+    test("is right when the source has Alpaca's own names, swapped", async () => {
+        const recipe = recipeSchema.parse({
+            instruction: { column: "reason" },
+            columns: { input: "output", output: "instruction" },
+            require: ["input"],
+        });
+        const file = write("r.jsonl", jsonLines([{ instruction: "a", input: "b", output: "c", reason: "d" }]));
+        expect(rowsOf((await run([file], { recipe })).into)).toEqual([{ instruction: "d", input: "c", output: "a" }]);
+    });
+
     test("takes values that are no text as their JSON", async () => {
         const file = write("r.jsonl", '{"q":12,"a":[1, "x"]}\n{"q":true,"a":{"k": null}}\n{"q":1.5}\n');
         expect(rowsOf((await run([file])).into).map(({ input, output }) => [input, output])).toEqual([
@@ -462,6 +472,13 @@ describe("a file that cannot be converted", () => {
         );
         expect(await failure([file], { recipe: huatuoLite })).toBe(
             "r.jsonl: recipe huatuo-lite keeps none of 3 rows (empty label: 2, empty question: 1). Check its columns and filters.",
+        );
+    });
+
+    test("because of a row that no reader holds", async () => {
+        const file = write("r.jsonl", jsonLines([{ q: "x", a: "y".repeat(40 << 20) }]));
+        expect(await failure([file])).toMatch(
+            /^r\.jsonl: a row is too large to be read within 512 MB \(.*\)\. Shorten or leave out such rows\.$/,
         );
     });
 

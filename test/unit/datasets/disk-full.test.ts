@@ -27,7 +27,7 @@ test("a full disk is named with its folder, and nothing is left", async () => {
     writeFileSync(file, '{"question":"q","answer":"a","label":"l"}\n');
     const split = { validation: 0, test: 0, seed: 1 };
     await expect(convert({ files: [file], recipe: huatuoLite, limit: undefined, split, into })).rejects.toThrow(
-        `No space is left on the disk of ${into}: free some, or move RETUNE_HOME elsewhere.`,
+        `No space is left on the disk of ${into}: free some, then run it again.`,
     );
     expect(readdirSync(into)).toEqual([]);
 });

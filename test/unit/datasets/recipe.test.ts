@@ -26,6 +26,7 @@ describe("a recipe in a configuration", () => {
         });
         expect(recipe).toEqual<Recipe>({
             name: "inline",
+            notice: "",
             instruction: { constant: "" },
             columns: { input: "q", output: "a" },
             require: [],

@@ -188,6 +188,14 @@ describe("Hugging Face", () => {
         );
     });
 
+    test("hidden behind a log-in page is named as such", async () => {
+        const { endpoint } = await serve((_, response) => response.end("<html>"));
+        const source = sourceSchema.parse({ huggingface: "o/n", files: ["a"], endpoint });
+        expect(await failure(resolveSource(source), endpoint)).toBe(
+            `Hugging Face dataset o/n: HOST answered with something other than JSON. ${mirror}`,
+        );
+    });
+
     test("that asks to slow down, or fails for a moment, is asked again", async () => {
         const { endpoint, seen } = await serve((_, response, count) => {
             if (count === 1) response.writeHead(429, { "retry-after": "0" }).end();

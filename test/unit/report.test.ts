@@ -1,0 +1,392 @@
+// The page that an update ends in: what it says, that data stays text in it, and that it needs nothing but itself.
+import { describe, expect, test } from "vitest";
+import type { ModelEvaluation, ReportData, ReportStage } from "../../pipeline/report/data";
+import { bytes, difference, duration, learningRate, loss } from "../../pipeline/report/format";
+import { html } from "../../pipeline/report/html";
+import { renderReport } from "../../pipeline/report/render";
+import { clipped } from "../../pipeline/report/text";
+
+const at = new Date("2026-07-30T14:05:11Z");
+
+function stage(name: string, kind: string, action: ReportStage["action"], seconds: number): ReportStage {
+    return { name, kind, action, seconds, run: `${name}-0123`, digest: "c0ffee".repeat(10), finishedAt: at };
+}
+
+function evaluation(which: "base" | "tuned", metrics: Partial<ModelEvaluation["metrics"]>): ModelEvaluation {
+    const answered = (question: string, rougeL: number): ModelEvaluation["cases"][number] => ({
+        question,
+        reference: `reference of ${question}`,
+        answer: `${which} answer to ${question}`,
+        complete: true,
+        bleu4: 1.5,
+        rougeL,
+    });
+    return {
+        metrics: { evalLoss: 3.7612, bleu4: 2, rouge1: 18, rouge2: 3, rougeL: 13.2, rows: 50, ...metrics },
+        cases: [answered("胎动减少", 50), answered("newborn skin looks yellow", 20), answered("飞蚊症", 35)],
+        prompts: [{ prompt: "感冒了应该怎么办？", answer: `${which}: 多喝水`, complete: which === "tuned" }],
+    };
+}
+
+const steps = (number: number): ReportData["losses"] =>
+    Array.from({ length: number }, (_, index) => ({
+        step: index + 1,
+        loss: 0.6 + 3 * Math.exp(-index / 9),
+        learningRate: 5e-5 * (1 - index / number),
+    }));
+
+const data: ReportData = {
+    stack: "dev",
+    at,
+    notice: "This is a demonstration, not medical advice.",
+    stages: [
+        stage("dataset", "Dataset", "unchanged", 1.2),
+        stage("base", "Model", "cached", 34),
+        stage("training", "Training", "ran", 184.3),
+        stage("evaluation", "Evaluation", "attached", 71),
+    ],
+    settings: { method: "lora", loraRank: 8, llamafactory: { lora_dropout: 0.1 } },
+    losses: steps(40),
+    evalLosses: [
+        { step: 20, loss: 1.25 },
+        { step: 40, loss: 0.75 },
+    ],
+    dataset: {
+        scanned: 6230,
+        kept: 5000,
+        dropped: { "duplicate question": 301, "score below 4": 929, "never": 0 },
+        rows: { train: 4250, validation: 500, test: 250 },
+        characters: { p50: 118, p95: 212, max: 1043 },
+    },
+    base: evaluation("base", {}),
+    tuned: evaluation("tuned", { evalLoss: 0.5904, bleu4: 27.9, rouge1: 48, rouge2: 22, rougeL: 41.4 }),
+    exported: {
+        folder: "/data/it's here/model",
+        files: 11,
+        bytes: 1_192_134_656,
+        parity: { checked: 2, equal: 2 },
+        chat: { instruction: "你是一名医生。", enableThinking: false },
+    },
+    provenance: { model: { commit: "9f9f9f" }, tools: { torch: "2.9.1" } },
+};
+
+const nothingHeldOut: ModelEvaluation = {
+    metrics: { evalLoss: null, bleu4: null, rouge1: null, rouge2: null, rougeL: null, rows: 0 },
+    cases: [],
+    prompts: [],
+};
+
+/** What a reader sees, more or less: the page without tags, with one space between words. */
+async function textOf(changed: Partial<ReportData> = {}): Promise<string> {
+    const page = await renderReport({ ...data, ...changed });
+    return page
+        .replace(/<style>[\s\S]*?<\/style>/g, "")
+        .replace(/<[^>]+>/g, " ")
+        .replace(/&#39;/g, "'")
+        .replace(/&quot;/g, '"')
+        .replace(/&amp;/g, "&")
+        .replace(/\s+/g, " ");
+}
+
+/** The names of the attributes through which a page could load or run something, and their values. */
+function references(page: string): string[] {
+    const tags = page.match(/<[a-z][^>]*>/g) ?? [];
+    return tags.flatMap((tag) =>
+        [...tag.matchAll(/\s(src|srcset|href|xlink:href|action|data|poster|on\w+)="([^"]*)"/g)].map(
+            ([, name, value]) => `${name ?? ""}=${value ?? ""}`,
+        ),
+    );
+}
+
+describe("what the page says", () => {
+    test("the stack, the time and the notice are at its top, the verdict follows", async () => {
+        const text = await textOf();
+        const places = [
+            "Retune report, 2026-07-30 14:05 UTC dev",
+            "This is a demonstration, not medical advice.",
+            "Better than the base model: held-out loss 3.76 → 0.59, ROUGE-L 13.2 → 41.4.",
+            "base: 多喝水",
+        ].map((part) => text.indexOf(part));
+        expect(places).not.toContain(-1);
+        expect(places).toEqual([...places].sort((a, b) => a - b));
+    });
+
+    test.each([
+        [{ evalLoss: 4, rougeL: 10 }, "Worse than the base model: held-out loss 3.76 → 4.00, ROUGE-L 13.2 → 10.0."],
+        [{ evalLoss: 3, rougeL: 10 }, "Better in one measure, worse in another: held-out loss 3.76 → 3.00,"],
+        // As good as the same: nobody sees the difference, so none is claimed.
+        [{ evalLoss: 3.7599, rougeL: 13.21 }, "The same as the base model: held-out loss 3.76 → 3.76,"],
+        [{ evalLoss: 3, rougeL: null }, "Better than the base model: held-out loss 3.76 → 3.00."],
+    ])("the verdict of %o", async (metrics, expected) => {
+        expect(await textOf({ tuned: evaluation("tuned", metrics) })).toContain(expected);
+    });
+
+    test("answers stand side by side, with a word on those that were cut off", async () => {
+        const text = await textOf();
+        expect(text).toContain(
+            "感冒了应该怎么办？ Base model base: 多喝水 Cut off: the limit of new tokens was reached.",
+        );
+        expect(text).toContain("Tuned model tuned: 多喝水 Stages");
+    });
+
+    test("stages say what happened and how long it took", async () => {
+        const text = await textOf();
+        expect(text).toContain(
+            "dataset unchanged Took 1 s, in an earlier run; nothing that it depends on has changed.",
+        );
+        expect(text).toContain("base Model cached Took 34 s, in an earlier run whose result was taken over.");
+        expect(text).toContain("training ran Took 3 min 4 s, in this update. run training-0123 , finished 2026-07-30");
+        expect(text).toContain("evaluation attached Took 1 min 11 s, in a run that was already going on.");
+        expect(text).toContain("This update 4 min 15 s work in 2 of 4 stages");
+    });
+
+    test("metrics have a difference and a direction", async () => {
+        const text = await textOf();
+        expect(text).toContain("Held-out loss 3.76 0.59 −3.17 better");
+        expect(text).toContain("BLEU-4 2.0 27.9 +25.9 better");
+        expect(text).toContain("The loss is over 50 held-out rows, the scores are over 3 answers. With so few,");
+    });
+
+    test("held-out cases come worst first", async () => {
+        const page = await renderReport(data);
+        const cases = [...page.matchAll(/<span class="score">([\d.]+)<\/span>/g)].map(([, score]) => score);
+        expect(cases).toEqual(["20.0", "35.0", "50.0"]);
+        expect(await textOf()).toContain("Reference reference of 飞蚊症 Base model ROUGE-L 35.0, BLEU-4 1.5");
+    });
+
+    test("the data set's rows are accounted for", async () => {
+        const text = await textOf();
+        expect(text).toContain("Read 6,230 100.0 % Dropped: score below 4 929 14.9 % Dropped: duplicate question 301");
+        expect(text).toContain("Kept 5,000 80.3 %");
+        expect(text).toContain("Training 4,250 Validation 500 Test (held out) 250");
+        expect(text).not.toContain("never");
+    });
+
+    test("settings and provenance", async () => {
+        const text = await textOf();
+        expect(text).toContain("loraRank 8 llamafactory.lora_dropout 0.1");
+        expect(text).toContain('"tools": { "torch": "2.9.1" }');
+    });
+
+    test("the exported model, with lines to paste into Python and a shell", async () => {
+        const text = await textOf();
+        expect(text).toContain(
+            "11 files, 1.19 GB. The merged model answers all 2 prompts exactly like base + adapter.",
+        );
+        expect(text).toContain(`folder = "/data/it's here/model"`);
+        expect(text).toContain(String.raw`"content": "你是一名医生。\n感冒了应该怎么办？"`);
+        expect(text).toContain("enable_thinking=False");
+        expect(text).toContain(String.raw`cd '/data/it'\''s here/model' && sha256sum -c SHA256SUMS`);
+    });
+
+    test.each([
+        [{ checked: 0 }, "There was no adapter to merge or no prompt to ask, so its answers were not compared."],
+        [{ checked: 1, equal: 1 }, "The merged model answers the 1 prompt exactly like base + adapter."],
+        [
+            { checked: 3, equal: 2, logits: 0.03125 },
+            "2 of 3 prompts exactly like base + adapter. Their logits differ by",
+        ],
+    ])("parity %o", async (parity, expected) => {
+        expect(await textOf({ exported: { ...data.exported, parity } })).toContain(expected);
+    });
+
+    test("code keeps its lines", async () => {
+        const page = await renderReport(data);
+        expect(page).toContain("<pre><code>from transformers import AutoModelForCausalLM, AutoTokenizer\n\nfolder = ");
+        expect(page).toContain("    add_generation_prompt=True,\n    return_dict=True,\n");
+    });
+});
+
+describe("data stays text", () => {
+    const evil = `<script>alert(1)</script><img src=http://a.example/b onerror="x">'&amp;`;
+    const arabic = "مرحبا بالعالم";
+
+    const hostile: ReportData = {
+        ...data,
+        stack: evil,
+        notice: evil,
+        stages: [{ ...stage(evil, evil, "ran", 1), run: evil, digest: evil }],
+        settings: { [evil]: evil },
+        dataset: { ...data.dataset, dropped: { [evil]: 1 } },
+        tuned: {
+            ...data.tuned,
+            cases: [
+                { question: evil, reference: arabic, answer: "👩‍👩‍👧".repeat(2000), complete: false, bleu4: 0, rougeL: 0 },
+            ],
+            prompts: [{ prompt: evil, answer: "x".repeat(10_000), complete: false }],
+        },
+        exported: { ...data.exported, folder: evil, chat: { instruction: evil } },
+        provenance: { [evil]: evil },
+    };
+
+    test("markup from data is escaped everywhere", async () => {
+        const page = await renderReport(hostile);
+        expect(page).not.toContain("<script");
+        expect(page).not.toContain("<img");
+        expect(page).toContain("<title>&lt;script&gt;alert(1)&lt;/script&gt;&lt;img src=http://a.example/b");
+        expect(page).toContain("&#39;&amp;amp;");
+    });
+
+    test("its direction and language come from itself", async () => {
+        const page = await renderReport(hostile);
+        expect(page).toContain(`<p class="quoted" dir="auto" lang="ar">${arabic}</p>`);
+        expect(await renderReport(data)).toContain('<bdi lang="zh">感冒了应该怎么办？</bdi>');
+    });
+
+    test("texts of 10,000 characters are whole, longer ones end with a word on it", async () => {
+        expect(await renderReport(hostile)).toContain("x".repeat(10_000));
+        const endless = [{ prompt: "?", answer: "y".repeat(13_000), complete: true }];
+        const page = await renderReport({ ...data, tuned: { ...data.tuned, prompts: endless } });
+        expect(page).toContain("… and 1,000 more characters.");
+        expect(page).not.toContain("y".repeat(12_001));
+    });
+
+    test("a character is never cut in half", () => {
+        expect(clipped("a👍b", 2)).toBe("a");
+        expect(clipped("a👍b", 3)).toBe("a👍");
+    });
+
+    test("the template escapes text, and leaves out what is undefined", () => {
+        expect(html`<b title="${'"'}">${"<i>"}${undefined}${[html`<i>${1}</i>`, "&"]}</b>`.text).toBe(
+            '<b title="&quot;">&lt;i&gt;<i>1</i>&amp;</b>',
+        );
+    });
+});
+
+describe("one file, and nothing else", () => {
+    test("it refers to nothing outside, runs nothing, and forbids both", async () => {
+        const page = await renderReport(data);
+        expect(references(page).filter((one) => !one.startsWith("href=#"))).toEqual(["href=data:,"]);
+        expect(page).not.toMatch(/https?:|url\(|@import|<script|<iframe|<object|<embed|<link rel="stylesheet"/i);
+        expect(page).toContain(
+            `content="default-src &#39;none&#39;; style-src &#39;unsafe-inline&#39;; img-src data:;`,
+        );
+    });
+
+    test("every link of the page leads to a place in it, and ids are unique", async () => {
+        const page = await renderReport(data);
+        const ids = [...page.matchAll(/ id="([^"]*)"/g)].map(([, id]) => id);
+        expect(new Set(ids).size).toBe(ids.length);
+        for (const [, id] of page.matchAll(/href="#([^"]*)"/g)) expect(ids).toContain(id);
+    });
+
+    test("headings go down one level at a time", async () => {
+        const page = await renderReport(data);
+        const levels = [...page.matchAll(/<h(\d)/g)].map(([, level]) => Number(level));
+        expect(levels.filter((level) => level === 1)).toHaveLength(1);
+        expect(levels.every((level, index) => level <= (levels[index - 1] ?? 0) + 1)).toBe(true);
+    });
+
+    test("the same data is the same page", async () => {
+        expect(await renderReport(data)).toBe(await renderReport(data));
+    });
+
+    test("it stays small, even with thousands of steps and cases", async () => {
+        const many = (model: ModelEvaluation): ModelEvaluation => ({
+            ...model,
+            cases: Array.from({ length: 3000 }, () => ({
+                question: "怀孕".repeat(20),
+                reference: "胎动".repeat(50),
+                answer: "请去产科".repeat(40),
+                complete: true,
+                bleu4: 1,
+                rougeL: 1,
+            })),
+        });
+        expect(Buffer.byteLength(await renderReport(data))).toBeLessThan(100_000);
+        const changed = { losses: steps(5000), base: many(data.base), tuned: many(data.tuned) };
+        expect(Buffer.byteLength(await renderReport({ ...data, ...changed }))).toBeLessThan(600_000);
+        const text = await textOf(changed);
+        // Not with toContain: its message would hold half a megabyte.
+        expect(/[\d,]+ more cases left out to keep the page small/.test(text)).toBe(true);
+        expect(text.slice(0, 10_000)).toContain("At 42 of 5,000 logged steps.");
+    });
+});
+
+describe("charts", () => {
+    test("say in words what they show, and come as numbers too", async () => {
+        const page = await renderReport(data);
+        expect(page).toContain(
+            'aria-label="Training loss: from 3.60 at step 1 to 0.64 at step 40. ' +
+                'Validation loss: from 1.25 at step 20 to 0.75 at step 40."',
+        );
+        expect(page).toContain('aria-label="Learning rate: from 5e-5 at step 1 to 1.25e-6 at step 40."');
+        const text = await textOf();
+        expect(text).toContain("The validation loss was lowest at step 40: 0.75.");
+        expect(text).toContain("Step Training loss Validation loss Learning rate 1 3.60 5e-5 2 3.28");
+    });
+
+    test("take their colours from the page, so that they follow its scheme", async () => {
+        const svgs = (await renderReport(data)).match(/<svg[\s\S]*?<\/svg>/g) ?? [];
+        expect(svgs).toHaveLength(4);
+        for (const svg of svgs) expect(svg).not.toMatch(/#[0-9a-f]{3,6}|rgb/i);
+        expect(svgs[0]).toContain('stroke="var(--tuned)"');
+    });
+});
+
+describe("little or nothing to show", () => {
+    test("nothing held out and no prompts", async () => {
+        const text = await textOf({ base: nothingHeldOut, tuned: nothingHeldOut });
+        expect(text).toContain("Not measured: nothing was held out for a test.");
+        expect(text).not.toContain("Read the answers below instead.");
+        expect(text).toContain("No fixed prompts are configured.");
+        expect(text).toContain("There are no held-out rows, so nothing was scored.");
+        expect(text).toContain("No held-out question was answered.");
+        expect(text).not.toMatch(/\b(null|undefined|NaN)\b/);
+    });
+
+    test("nothing held out, but prompts", async () => {
+        const none = { metrics: nothingHeldOut.metrics, cases: [] };
+        const text = await textOf({ base: { ...data.base, ...none }, tuned: { ...data.tuned, ...none } });
+        expect(text).toContain("nothing was held out for a test. Read the answers below instead.");
+    });
+
+    test("no validation, no learning rate, one step", async () => {
+        const text = await textOf({ losses: [{ step: 1, loss: 3.2, learningRate: undefined }], evalLosses: [] });
+        expect(text).toContain(
+            "Training loss: 3.20 at step 1. There are no validation rows, hence no validation loss.",
+        );
+        expect(text).toContain("Training loss 3.20 after 1 step");
+        expect(text).not.toContain("5e-5");
+    });
+
+    test("no notice, no losses, no settings, nothing done, empty answers", async () => {
+        const empty = [{ prompt: "?", answer: " \n", complete: true }];
+        const page = await renderReport({
+            ...data,
+            notice: "",
+            losses: [],
+            evalLosses: [],
+            settings: {},
+            stages: data.stages.map((one) => ({ ...one, action: "cached" })),
+            tuned: { ...data.tuned, prompts: empty },
+            base: { ...data.base, prompts: [] },
+        });
+        expect(page).not.toContain('class="notice"');
+        expect(page).toContain("No losses were logged.");
+        expect(page).toContain("No settings were given.");
+        expect(page).toContain("Nothing to do");
+        expect(page).toContain("(empty)");
+        expect(page).toContain("(not asked)");
+    });
+});
+
+test("numbers for people", () => {
+    expect([3.7612, 0.0123456, 0, 12.3].map(loss)).toEqual(["3.76", "0.012", "0.00", "12.30"]);
+    expect([5e-5, 0, 1.23456e-4].map(learningRate)).toEqual(["5e-5", "0", "1.23e-4"]);
+    expect([0.2, 12.4, 59.7, 200, 7260].map(duration)).toEqual([
+        "under 1 s",
+        "12 s",
+        "1 min 0 s",
+        "3 min 20 s",
+        "2 h 1 min",
+    ]);
+    expect([0, 999, 1000, 269_000_000, 999_999_999].map(bytes)).toEqual([
+        "0 bytes",
+        "999 bytes",
+        "1.00 kB",
+        "269 MB",
+        "1.00 GB",
+    ]);
+    expect([-3.17, 0.5, 0, -0].map((value) => difference(value, loss))).toEqual(["−3.17", "+0.50", "0.00", "0.00"]);
+});
