@@ -18,6 +18,7 @@ export default tseslint.config(
             "@typescript-eslint/no-restricted-imports": ["error", { paths: [sdkIndex] }],
             "@typescript-eslint/restrict-template-expressions": ["error", { allowNumber: true }],
             "@typescript-eslint/switch-exhaustiveness-check": ["error", { considerDefaultExhaustiveForUnions: true }],
+            "@typescript-eslint/no-unused-vars": ["error", { varsIgnorePattern: "^_", argsIgnorePattern: "^_" }],
             "eqeqeq": "error",
         },
     },

@@ -1,7 +1,7 @@
 import * as path from "node:path";
 import { Config } from "@pulumi/pulumi/config.js";
 import { allConfig, isConfigSecret } from "@pulumi/pulumi/runtime/config.js";
-import { z } from "zod";
+import { type z } from "zod";
 import { targetSchema } from "../infra/target";
 import { project } from "../scripts/locations.cjs";
 import { datasetSettings } from "./dataset";

@@ -116,7 +116,7 @@ export const model: Stage<Inputs> = {
                 key,
                 kind: "Model",
                 program: "model.py",
-                parameters: { source: source as unknown as JsonObject, commit: content?.["commit"] ?? null },
+                parameters: { source: source, commit: content?.["commit"] ?? null },
                 inputs: {},
                 produces: ["config.json", "*.safetensors", "tokenizer*.json"],
                 hub: "huggingface" in source || "modelscope" in source,

@@ -59,32 +59,29 @@ async function gather(
     notice: string,
     keys: Record<Name, string>,
 ): Promise<ReportData> {
-    const results = new Map<Name, Result>();
-    for (const name of names) {
+    const resultOf = async (name: Name): Promise<[Name, Result]> => {
         const result = await store.result(keys[name]);
-        if (result === undefined) {
-            throw new UserError(
-                `the run of ${name} is gone from the store; \`npm run refresh\` and \`npm run up\` repair it`,
-            );
-        }
-        results.set(name, result);
-    }
-    const of = (name: Name): Result => results.get(name) as Result;
-    const artifact = (name: Name, file: string) => path.join(store.artifactFolder(of(name).digest), file);
+        if (result !== undefined) return [name, result];
+        throw new UserError(
+            `the run of ${name} is gone from the store: \`npm run refresh\`, then \`npm run up\` repair it`,
+        );
+    };
+    const results = Object.fromEntries(await Promise.all(names.map(resultOf))) as Record<Name, Result>;
+    const artifact = (name: Name, file: string) => path.join(store.artifactFolder(results[name].digest), file);
 
     const stages = names.map((name): ReportStage => {
-        const { key, kind, digest, seconds, finishedAt } = of(name);
+        const { key, kind, digest, seconds, finishedAt } = results[name];
         const action = session.get(name)?.action ?? "unchanged";
         return { name, kind, action, seconds, run: key.slice(0, 12), digest, finishedAt: new Date(finishedAt * 1000) };
     });
     const job = await readJson<{ parameters: JsonObject }>(path.join(store.runFolder(keys.training), "job.json"));
-    const conversion = of("dataset").metrics as unknown as ReportData["dataset"];
+    const conversion = results.dataset.metrics as unknown as ReportData["dataset"];
     const evaluation = await readJson<{ base: ModelEvaluation; tuned: ModelEvaluation }>(
         artifact("evaluation", "evaluation.json"),
     );
     if (evaluation === undefined)
         throw new UserError("the evaluation's artifact is gone; `npm run refresh` finds what else is");
-    const exported = of("export").metrics as unknown as Omit<ReportData["exported"], "folder">;
+    const exported = results.export.metrics as unknown as Omit<ReportData["exported"], "folder">;
     return {
         stack,
         at: new Date(),
@@ -95,7 +92,7 @@ async function gather(
         dataset: conversion,
         base: evaluation.base,
         tuned: evaluation.tuned,
-        exported: { ...exported, folder: store.artifactFolder(of("export").digest) },
+        exported: { ...exported, folder: store.artifactFolder(results.export.digest) },
         provenance: (await readJson<JsonObject>(artifact("export", "retune.json"))) ?? {},
     };
 }

@@ -1,4 +1,4 @@
-import { z } from "zod";
+import { type z } from "zod";
 import { targetSchema } from "../infra/target";
 import { digest, flag, integer, jsonObject, number, oneOf, text } from "./fields";
 import { llamafactoryRun, trainingVersions } from "./llamafactory/job";

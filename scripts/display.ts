@@ -1,6 +1,6 @@
 import { describeChange } from "../pipeline/changes";
 import { isObject, type Json, type JsonObject } from "../pipeline/identity";
-import { duration } from "../pipeline/provider/ensure";
+import { duration } from "../pipeline/duration";
 import type { StageOutcome } from "./outcome";
 
 const PLAIN_INTERVAL = 10_000;
@@ -81,7 +81,7 @@ function clipped(text: string, columns: number): string {
 }
 
 function described({ field, old, new: now }: StageOutcome["reasons"][number]): string {
-    if (field === "drift") return `repairs: ${String(old)}`;
+    if (field === "drift") return `repairs: ${compact(old)}`;
     if (now === "unknown") return `${field}: known when the stage before has run`;
     if (old === null) return describeChange({ kind: "added", field, new: now });
     if (now === null) return describeChange({ kind: "removed", field, old });
@@ -101,7 +101,8 @@ function summary(facts: JsonObject): string {
 }
 
 function compact(value: Json): string {
-    if (!isObject(value)) return String(value);
+    if (typeof value === "string") return value;
+    if (!isObject(value)) return JSON.stringify(value);
     const parts = Object.entries(value).filter(([, one]) => one !== null && one !== undefined);
     return `(${parts.map(([name, one]) => `${name} ${compact(one ?? null)}`).join(", ")})`;
 }

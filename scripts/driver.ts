@@ -91,8 +91,8 @@ async function callCli(request: Parameters<typeof drive>[0]): Promise<Ended> {
     };
     const server = new grpc.Server({ "grpc.max_receive_message_length": -1 });
     const host = languageHost(program);
-    server.addService(LanguageRuntimeService as grpc.ServiceDefinition, host.implementation);
-    server.addService(EventsService as grpc.ServiceDefinition, {
+    server.addService(LanguageRuntimeService, host.implementation);
+    server.addService(EventsService, {
         streamEvents: (call: grpc.ServerReadableStream<EventRequest, Empty>, done: grpc.sendUnaryData<Empty>) => {
             call.on("data", (message: EventRequest) => {
                 request.onEvent(JSON.parse(message.getEvent()) as EngineEvent);

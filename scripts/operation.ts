@@ -1,7 +1,7 @@
 import * as fs from "node:fs";
 import * as path from "node:path";
-import { Command, CommanderError } from "commander";
-import { UserError } from "../pipeline/user-error";
+import { Command } from "commander";
+import { parseOrExplain, UsageError } from "./arguments";
 import { Display } from "./display";
 import { drive, explainCli, type Ended, type Operation } from "./driver";
 import type { EngineEvent } from "./events";
@@ -14,8 +14,8 @@ export const EXIT = { succeeded: 0, failed: 1, usage: 2, refused: 3, detached: 4
 interface Options {
     readonly stack: string;
     readonly json: boolean;
-    readonly detach: boolean;
-    readonly set: Record<string, unknown>;
+    readonly detach?: boolean;
+    readonly set?: Record<string, unknown>;
 }
 
 const SUMMARY: Record<Operation, string> = {
@@ -30,7 +30,7 @@ export async function operate(operation: Operation, args: readonly string[], pul
     const options = parse(operation, args);
     if (options === undefined) return EXIT.succeeded;
     requireStackFile(options.stack);
-    process.env["RETUNE_SET"] = JSON.stringify(options.set);
+    process.env["RETUNE_SET"] = JSON.stringify(options.set ?? {});
 
     const begin = Date.now();
     const display = new Display(options.json ? process.stderr : process.stdout);
@@ -46,7 +46,7 @@ export async function operate(operation: Operation, args: readonly string[], pul
         },
         onEvent: (event) => {
             show(event, outcomes, display);
-            if (options.detach && isStep(event)) detach.abort();
+            if (options.detach === true && isStep(event)) detach.abort();
         },
     }).finally(() => {
         display.end();
@@ -76,23 +76,19 @@ function parse(operation: Operation, args: readonly string[]): Options | undefin
     const command = new Command(`npm run ${operation} --`)
         .description(SUMMARY[operation])
         .option("--stack <name>", "the stack", "dev")
-        .option("--json", "one object on stdout, progress on stderr", false)
-        .option("--detach", "end as soon as the training is under way; it goes on", false)
-        .option("--set <path=value>", "a setting for this run only, such as training.learningRate=1e-4", setting, {})
-        .exitOverride()
-        .configureOutput({ outputError: () => undefined });
-    try {
-        return command.parse([...args], { from: "user" }).opts<Options>();
-    } catch (error) {
-        if (!(error instanceof CommanderError)) throw error;
-        if (error.exitCode === 0) return undefined;
-        throw new UsageError(`${error.message.replace(/^error: /, "")}\n\n${command.helpInformation()}`);
+        .option("--json", "one object on stdout, progress on stderr", false);
+    if (operation === "up" || operation === "preview") {
+        command.option(
+            "--set <path=value>",
+            "a setting for this run only, such as training.learningRate=1e-4",
+            setting,
+            {},
+        );
     }
-}
-
-/** The command line itself is wrong. */
-export class UsageError extends UserError {
-    readonly usage = true;
+    if (operation === "up") {
+        command.option("--detach", "end as soon as the training is under way; it goes on", false);
+    }
+    return parseOrExplain(command, args) as Options | undefined;
 }
 
 function setting(text: string, before: Record<string, unknown>): Record<string, unknown> {

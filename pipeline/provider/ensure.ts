@@ -1,3 +1,4 @@
+import { duration } from "../duration";
 import { stageKey, type SessionEntry, type Stage, type TargetRun } from "../stage";
 import type { Executor, RunEvent, RunStatus, Supplies } from "../executor/executor";
 import type { JsonObject } from "../identity";
@@ -18,7 +19,10 @@ export interface Surroundings {
 /** The update was cancelled while the stage's run was going on. The next update attaches to it. */
 export class Detached extends Error {}
 
-type Ensured = { readonly result: Result; readonly action: SessionEntry["action"] };
+interface Ensured {
+    readonly result: Result;
+    readonly action: SessionEntry["action"];
+}
 
 /** The result of a stage: taken from the store, or of the run that is already going on, or of one that is started. */
 export async function ensure(
@@ -164,11 +168,4 @@ class Teller {
             }
         }
     }
-}
-
-/** Seconds as people say them: 45 s, 3 min, 2 h 5 min. */
-export function duration(seconds: number): string {
-    if (seconds < 90) return `${Math.round(seconds)} s`;
-    const minutes = Math.round(seconds / 60);
-    return minutes < 90 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }

@@ -164,7 +164,7 @@ async function orInitFailure(id: string, inputs: JsonObject, apply: () => Promis
 }
 
 function json(value: Struct | undefined): JsonObject {
-    return (value?.toJavaScript() ?? {}) as JsonObject;
+    return value?.toJavaScript() ?? {};
 }
 
 function optional(value: Struct | undefined): JsonObject | undefined {

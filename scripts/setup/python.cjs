@@ -136,4 +136,4 @@ async function install(work) {
     return pythonIn(environment);
 }
 
-module.exports = { find, install };
+module.exports = { find, install, uvVersion };

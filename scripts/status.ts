@@ -1,0 +1,98 @@
+import * as fs from "node:fs";
+import * as path from "node:path";
+import { Command } from "commander";
+import { duration } from "../pipeline/duration";
+import type { JsonObject } from "../pipeline/identity";
+import { listRuns, type RunSummary } from "../pipeline/store/runs";
+import { parseOrExplain } from "./arguments";
+import { home } from "./locations.cjs";
+
+interface StackStatus {
+    readonly stack: string;
+    readonly stages: readonly { readonly name: string; readonly type: string; readonly outputs: JsonObject }[];
+}
+
+/** `npm run status`: what the stacks hold and what runs, read from the files, without the engine. */
+export function status(args: readonly string[]): number {
+    const command = new Command("npm run status --")
+        .description("stacks and runs on this machine")
+        .option("--json", "one object on stdout", false);
+    const options = parseOrExplain(command, args);
+    if (options === undefined) return 0;
+    const stacks = readStacks();
+    const runs = listRuns(home());
+    if (options["json"] === true) {
+        process.stdout.write(`${JSON.stringify({ stacks: stacks.map(forJson), runs })}\n`);
+        return 0;
+    }
+    const lines = [...stacks.flatMap((stack) => describeStack(stack, runs)), ...describeRuns(runs)];
+    process.stdout.write(lines.length === 0 ? "No stack and no run yet: `npm run up`.\n" : `${lines.join("\n")}\n`);
+    return 0;
+}
+
+function readStacks(): StackStatus[] {
+    const folder = path.join(home(), "state", ".pulumi", "stacks", "retune");
+    const files = fs.existsSync(folder) ? fs.readdirSync(folder).filter((name) => name.endsWith(".json")) : [];
+    return files.map((file) => {
+        interface Resource {
+            readonly type: string;
+            readonly urn: string;
+            readonly outputs?: JsonObject;
+        }
+        const text = fs.readFileSync(path.join(folder, file), "utf8");
+        const state = JSON.parse(text) as { checkpoint: { latest?: { resources?: Resource[] } } };
+        const resources = state.checkpoint.latest?.resources ?? [];
+        const stages = resources.filter(({ type }) => type.startsWith("finetune:"));
+        return {
+            stack: file.slice(0, -".json".length),
+            stages: stages.map(({ type, urn, outputs }) => ({
+                name: urn.slice(urn.lastIndexOf("::") + 2),
+                type,
+                outputs: outputs ?? {},
+            })),
+        };
+    });
+}
+
+function forJson({ stack, stages }: StackStatus) {
+    return { stack, stages: stages.map(({ name, type, outputs }) => ({ name, type, ...outputs })) };
+}
+
+function describeStack({ stack, stages }: StackStatus, runs: readonly RunSummary[]): string[] {
+    const lines = stages.map(({ name, outputs }) => {
+        const run = typeof outputs["run"] === "string" ? outputs["run"] : "";
+        const active = runs.find((one) => one.stage === name && isActive(one));
+        const state = active !== undefined ? progress(active) : run === "" ? "interrupted" : finished(outputs);
+        return `  ${name.padEnd(11)} ${run.padEnd(13)} ${state}`;
+    });
+    return [`stack ${stack}`, ...lines];
+}
+
+function finished(outputs: JsonObject): string {
+    const at = outputs["finishedAt"];
+    return typeof at === "string" ? `since ${new Date(at).toLocaleString()}` : "";
+}
+
+function describeRuns(runs: readonly RunSummary[]): string[] {
+    if (runs.length === 0) return [];
+    const shown = runs.slice(0, 20);
+    const lines = shown.map((run) =>
+        `  ${run.run} ${run.kind.padEnd(11)} ${run.state.padEnd(10)} ${progress(run)}`.trimEnd(),
+    );
+    const more =
+        runs.length > shown.length ? [`  … and ${runs.length - shown.length} older ones (--json lists all)`] : [];
+    return ["runs", ...lines, ...more];
+}
+
+function isActive(run: RunSummary): boolean {
+    return run.state === "queued" || run.state === "running";
+}
+
+function progress(run: RunSummary): string {
+    if (run.reason !== undefined) return run.reason;
+    if (run.state === "queued") return "waits for another run to end";
+    const step = run.step === undefined ? "" : `step ${run.step}/${run.steps ?? "?"}`;
+    const loss = run.loss === undefined ? "" : `loss ${run.loss.toFixed(4)}`;
+    const eta = run.etaSeconds === undefined ? "" : `${duration(run.etaSeconds)} left`;
+    return [step, loss, eta].filter((part) => part !== "").join(", ");
+}
