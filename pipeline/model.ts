@@ -116,7 +116,7 @@ export const model: Stage<Inputs> = {
                 key,
                 kind: "Model",
                 program: "model.py",
-                parameters: { source: source, commit: content?.["commit"] ?? null },
+                parameters: { source, commit: content?.["commit"] ?? null, endpoint: endpointOf(source) },
                 inputs: {},
                 produces: ["config.json", "*.safetensors", "tokenizer*.json"],
                 hub: "huggingface" in source || "modelscope" in source,
@@ -130,6 +130,12 @@ export const model: Stage<Inputs> = {
 
 /** For stages that take the model: its artifact's digest. */
 export const modelDigest = digest("the digest of a model");
+
+/** The address that the target asks. Like `huggingface-cli`, but the job carries it: a worker outlives its client. */
+function endpointOf(source: Source): string | null {
+    if ("huggingface" in source) return source.endpoint ?? process.env["HF_ENDPOINT"] ?? null;
+    return "modelscope" in source ? (source.endpoint ?? null) : null;
+}
 
 function packageContent(name: string): JsonObject {
     const known = modelPackages();

@@ -74,25 +74,32 @@ async function gather(
         const action = session.get(name)?.action ?? "unchanged";
         return { name, kind, action, seconds, run: key.slice(0, 12), digest, finishedAt: new Date(finishedAt * 1000) };
     });
-    const job = await readJson<{ parameters: JsonObject }>(path.join(store.runFolder(keys.training), "job.json"));
+    const jobOf = async (name: Name): Promise<JsonObject> =>
+        (await readJson<{ parameters: JsonObject }>(path.join(store.runFolder(keys[name]), "job.json")))?.parameters ??
+        {};
+    const { instruction, enableThinking } = await jobOf("evaluation");
+    const chat = {
+        instruction: typeof instruction === "string" ? instruction : "",
+        ...(typeof enableThinking === "boolean" ? { enableThinking } : {}),
+    };
     const conversion = results.dataset.metrics as unknown as ReportData["dataset"];
     const evaluation = await readJson<{ base: ModelEvaluation; tuned: ModelEvaluation }>(
         artifact("evaluation", "evaluation.json"),
     );
     if (evaluation === undefined)
         throw new UserError("the evaluation's artifact is gone; `npm run refresh` finds what else is");
-    const exported = results.export.metrics as unknown as Omit<ReportData["exported"], "folder">;
+    const exported = results.export.metrics as unknown as Omit<ReportData["exported"], "folder" | "chat">;
     return {
         stack,
         at: new Date(),
         notice,
         stages,
-        settings: job?.parameters ?? {},
+        settings: await jobOf("training"),
         ...(await curves(store, keys.training)),
         dataset: conversion,
         base: evaluation.base,
         tuned: evaluation.tuned,
-        exported: { ...exported, folder: store.artifactFolder(results.export.digest) },
+        exported: { ...exported, chat, folder: store.artifactFolder(results.export.digest) },
         provenance: (await readJson<JsonObject>(artifact("export", "retune.json"))) ?? {},
     };
 }

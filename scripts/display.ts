@@ -89,22 +89,32 @@ function described({ field, old, new: now }: StageOutcome["reasons"][number]): s
 }
 
 function details({ action, seconds, facts }: StageOutcome): string {
+    if (action === "unchanged" || facts === undefined) return "";
     const time = seconds !== undefined && (action === "ran" || action === "attached") ? duration(seconds) : "";
-    return [time.padEnd(6), facts === undefined ? "" : summary(facts)].join(" ").trimEnd();
+    return `${time.padEnd(6)} ${summary(facts)}`.trimEnd();
 }
 
+/** Facts in one line; two groups of the same measures, such as of base and tuned model, side by side. */
 function summary(facts: JsonObject): string {
+    const { base, tuned, ...rest } = facts;
+    if (!isObject(base) || !isObject(tuned)) return listed(facts);
+    const pairs = Object.keys(tuned).filter((name) => typeof base[name] === "number" && base[name] !== tuned[name]);
+    const compared = pairs.map((name) => `${name} ${compact(base[name] ?? null)} → ${compact(tuned[name] ?? null)}`);
+    return [...compared, listed(rest)].filter((part) => part !== "").join(", ");
+}
+
+function listed(facts: JsonObject): string {
     return Object.entries(facts)
         .filter(([, value]) => value !== null && value !== undefined)
-        .map(([name, value]) => `${name} ${compact(value ?? null)}`)
+        .map(([name, value]) =>
+            name === "bytes" ? `${(Number(value) / 1e6).toFixed(0)} MB` : `${name} ${compact(value ?? null)}`,
+        )
         .join(", ");
 }
 
 function compact(value: Json): string {
     if (typeof value === "string") return value;
-    if (!isObject(value)) return JSON.stringify(value);
-    const parts = Object.entries(value).filter(([, one]) => one !== null && one !== undefined);
-    return `(${parts.map(([name, one]) => `${name} ${compact(one ?? null)}`).join(", ")})`;
+    return isObject(value) ? `(${listed(value)})` : JSON.stringify(value);
 }
 
 function indent(text: string): string {

@@ -115,7 +115,8 @@ function show(event: EngineEvent, outcomes: Outcomes, display: Display): void {
     const outcome = outcomes.take(event);
     if (outcome !== undefined) {
         outcomes.shown.add(outcome.name);
-        display.stage(outcome);
+        // Quiet when all is well: the closing line counts what is as it was.
+        if (outcome.action !== "unchanged" || outcomes.operation === "preview") display.stage(outcome);
     }
     const diagnostic = event.diagnosticEvent;
     if (diagnostic?.ephemeral === true && diagnostic.urn) {
@@ -127,7 +128,7 @@ function show(event: EngineEvent, outcomes: Outcomes, display: Display): void {
 
 /** Whether a training has reported a step: from then on nothing is lost by leaving. */
 function isStep({ diagnosticEvent }: EngineEvent): boolean {
-    return diagnosticEvent?.ephemeral === true && diagnosticEvent.message.startsWith("training: step ");
+    return diagnosticEvent?.ephemeral === true && diagnosticEvent.message.startsWith("learning, step ");
 }
 
 function judge(ended: Ended, outcomes: Outcomes, stages: readonly StageOutcome[]): Result {

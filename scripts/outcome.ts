@@ -55,7 +55,7 @@ export class Outcomes {
     misconfigured = false;
     outputs: JsonObject = {};
 
-    constructor(private readonly operation: Operation) {}
+    constructor(readonly operation: Operation) {}
 
     /** Takes one event; answers the stage that it completed, if any. */
     take(event: EngineEvent): StageOutcome | undefined {

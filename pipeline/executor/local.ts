@@ -30,7 +30,10 @@ export class LocalExecutor implements Executor {
             throw new UserError(`${problem}: run \`npm run setup\``);
         }
         return new Promise((resolve, reject) => {
-            const child = spawn(this.python, [runner, ...verb, "--home", home()], { stdio: ["pipe", "pipe", "pipe"] });
+            const child = spawn(this.python, [runner, ...verb, "--home", home()], {
+                env: withoutSecrets(process.env),
+                stdio: ["pipe", "pipe", "pipe"],
+            });
             let stdout = "";
             let stderr = "";
             child.stdout.setEncoding("utf8").on("data", (text: string) => (stdout += text));
@@ -44,6 +47,14 @@ export class LocalExecutor implements Executor {
             child.stdin.end(input);
         });
     }
+}
+
+/** A run lives on, its environment is there for everybody of this user to read: what it needs comes over stdin. */
+function withoutSecrets(environment: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
+    const harmless = Object.entries(environment).filter(
+        ([name]) => !/TOKEN|SECRET|PASS(WORD|PHRASE)|CREDENTIAL|KEY/.test(name),
+    );
+    return Object.fromEntries(harmless);
 }
 
 function lastLine(text: string): string {

@@ -163,7 +163,7 @@ class Teller {
                 const left = perStep === undefined ? "" : `, ${duration(perStep * (event.steps - event.step))} left`;
                 const loss = event.loss === undefined ? "" : `, loss ${event.loss.toFixed(4)}`;
                 const percent = Math.round((100 * event.step) / event.steps);
-                this.line(`${event.phase}: step ${event.step}/${event.steps} (${percent} %)${loss}${left}`);
+                this.line(`${event.phase}, step ${event.step}/${event.steps} (${percent} %)${loss}${left}`);
                 break;
             }
         }

@@ -56,14 +56,23 @@ def from_hub() -> None:
     event("note", text=f"downloading {repository}")
     if "huggingface" in source:
         from huggingface_hub import snapshot_download
-
-        folder = snapshot_download(
-            repository, revision=parameters["commit"], allow_patterns=WANTED, endpoint=source.get("endpoint")
-        )
     else:
         from modelscope import snapshot_download
-
-        folder = snapshot_download(repository, revision=parameters["commit"], allow_file_pattern=WANTED)
+    try:
+        # Into the working folder, not the hub's own cache: an interrupted download goes on in the next attempt.
+        folder = snapshot_download(
+            repository,
+            revision=parameters["commit"],
+            allow_patterns=WANTED,
+            endpoint=parameters["endpoint"],
+            local_dir="download",
+        )
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        fail(
+            f"{repository} at {parameters['commit'][:12]} could not be downloaded: {reason}; where the hub cannot be "
+            "reached, name a mirror in model.source.endpoint or HF_ENDPOINT, or use model.source.folder"
+        )
     for file in sorted(Path(folder).iterdir()):
         if file.is_file() and any(file.match(pattern) for pattern in WANTED):
             shutil.copyfile(file, out / file.name)

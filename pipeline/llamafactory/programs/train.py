@@ -150,7 +150,7 @@ def main() -> None:
     else:
         shutil.rmtree(TRAINER, ignore_errors=True)
     event("note", text=f"training on {len(rows)} rows")
-    run_exp(given, [Progress("training")])
+    run_exp(given, [Progress("learning")])
 
     # LLaMA-Factory exits with 0 after an abort too: only the step count tells whether the training is complete.
     state = json.loads((TRAINER / "trainer_state.json").read_text("utf-8"))
