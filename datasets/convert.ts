@@ -1,13 +1,13 @@
-import type { DuckDBConnection } from "@duckdb/node-api";
+import { DuckDBInstance, type DuckDBConnection } from "@duckdb/node-api";
 import { mkdir, rename, rm } from "node:fs/promises";
 import path from "node:path";
 import { closest } from "fastest-levenshtein";
 import { UserError } from "../pipeline/user-error";
 import { diagnose } from "./diagnosis";
-import { conversionQuery, literal, readerOf, type Query } from "./query";
+import { conversionQuery, literal, readerOf } from "./query";
 import { columnsOf, type Recipe } from "./recipe";
-import { RowFile } from "./row-file";
-import { csvHeader, openSource, type SourceFile } from "./source-file";
+import { copyStatement, RowTable } from "./row-table";
+import { csvHeader, openSource, type Format, type SourceFile } from "./source-file";
 import { parts, type Part, type Split } from "./split";
 
 export interface ConversionRequest {
@@ -66,85 +66,102 @@ function isDiskFull(error: unknown): boolean {
 }
 
 async function convertIn(scratch: string, request: ConversionRequest): Promise<Conversion> {
-    const { recipe, limit, split } = request;
-    const rows = await RowFile.create(path.join(scratch, "rows"), recipe, split, limit);
+    const { recipe, split, limit } = request;
+    const database = await DuckDBInstance.create(":memory:", {
+        memory_limit: "512MB",
+        temp_directory: path.join(scratch, "duckdb"),
+        // Each reads into buffers of its own, and more than two are hardly faster.
+        threads: "2",
+        // Nothing is to be fetched, and nothing of the user's settings is to be read.
+        autoinstall_known_extensions: "false",
+        autoload_known_extensions: "false",
+    });
     try {
-        const { DuckDBInstance } = await import("@duckdb/node-api");
-        const database = await DuckDBInstance.create(":memory:", {
-            memory_limit: "512MB",
-            temp_directory: path.join(scratch, "duckdb"),
-            // Nothing is to be fetched, and nothing of the user's settings is to be read.
-            autoinstall_known_extensions: "false",
-            autoload_known_extensions: "false",
-        });
         const connection = await database.connect();
-        try {
-            for (const [index, name] of request.files.entries()) {
-                if (rows.full) break;
-                await readFile(connection, name, path.join(scratch, `source-${index}`), recipe, rows);
-            }
-        } finally {
-            connection.closeSync();
-            database.closeSync();
+        const rows = await RowTable.create(connection, recipe, split, limit);
+        const texts: Text[] = [];
+        for (const [index, name] of request.files.entries()) {
+            if (rows.room === 0) break;
+            texts.push(await readFile(connection, name, path.join(scratch, `source-${index}`), recipe, rows));
         }
-        if (rows.kept === 0) throw new UserError(noRowLeft(request, rows));
-        return { ...(await rows.divide(scratch)), scanned: rows.scanned, kept: rows.kept, dropped: rows.dropped };
+        const counts = await rows.count();
+        if (counts.kept === 0) throw new UserError(noRowLeft(request, counts));
+        const characters = await rows.characters();
+        const divided = await rows.divide();
+        if (divided.train === 0) {
+            throw new UserError(
+                `The split leaves no row for training: ${counts.kept} kept, ${divided.validation} for validation, ${divided.test} for test. ` +
+                    "Lower the shares, or keep more rows.",
+            );
+        }
+        // Several threads would reach a positional join in any order; files that are written at the same time need as many.
+        await connection.run("SET threads = 1");
+        const writing: Promise<unknown>[] = [];
+        for (const part of parts.filter((one) => divided[one] > 0)) {
+            const file = literal(path.join(scratch, `${part}.jsonl`));
+            const statement = copyStatement(
+                texts.map(({ sql }) => sql),
+                part,
+                file,
+            );
+            writing.push((await database.connect()).run(statement));
+            // Each reader of Parquet holds whole row groups, so there must not be three of them.
+            if (texts.some(({ format }) => format === "parquet")) await Promise.allSettled(writing);
+        }
+        // None may be at work when the database is closed.
+        await Promise.allSettled(writing);
+        await Promise.all(writing);
+        return { ...counts, rows: divided, characters };
     } finally {
-        await rows.close();
+        database.closeSync();
     }
 }
 
-function noRowLeft({ files, recipe }: ConversionRequest, rows: RowFile): string {
+function noRowLeft(
+    { files, recipe }: ConversionRequest,
+    { scanned, dropped }: Pick<Conversion, "scanned" | "dropped">,
+): string {
     const where = files.join(", ");
-    if (rows.scanned === 0) return `${where}: there is no row to convert.`;
-    const reasons = Object.entries(rows.dropped).map(([reason, count]) => `${reason}: ${count}`);
-    return `${where}: recipe ${recipe.name} keeps none of ${rows.scanned} rows (${reasons.join(", ")}). Check its columns and filters.`;
+    if (scanned === 0) return `${where}: there is no row to convert.`;
+    const reasons = Object.entries(dropped).map(([reason, count]) => `${reason}: ${count}`);
+    return `${where}: recipe ${recipe.name} keeps none of ${scanned} rows (${reasons.join(", ")}). Check its columns and filters.`;
 }
 
+/** The query for the texts of a file's rows. */
+interface Text {
+    sql: string;
+    format: Format;
+}
+
+/** Adds the rows of a file, as many as are let in. */
 async function readFile(
     connection: DuckDBConnection,
     name: string,
     unpacked: string,
     recipe: Recipe,
-    rows: RowFile,
-): Promise<void> {
+    rows: RowTable,
+): Promise<Text> {
     const source = await openSource(name, unpacked);
     try {
         const available = await columnsIn(connection, source, recipe);
         const { from, columns } = readerOf(source, recipe, available);
-        await stream(connection, conversionQuery(from, columns, recipe), rows);
+        const query = (slice: string): ReturnType<typeof conversionQuery> =>
+            conversionQuery(`(SELECT * FROM ${from} ${slice})`, columns, recipe);
+        let read = 0;
+        let wanted: number;
+        let found: number;
+        do {
+            // Only reading shows how many rows hold as many as are let in: a quarter more, then twice what was read.
+            wanted = Math.max(Math.ceil(1.25 * rows.room), read);
+            found = await rows.add(query(wanted === Infinity ? "" : `LIMIT ${wanted} OFFSET ${read}`));
+            read += found;
+        } while (found === wanted && rows.room > 0);
+        return { sql: query(wanted === Infinity ? "" : `LIMIT ${read}`).sql, format: source.format };
     } catch (error) {
         // DuckDB's errors have no class or code of their own; what the system or Retune throws has one.
         const foreign =
             error instanceof Error && !("code" in error) && !(error instanceof UserError) && !isDiskFull(error);
         throw foreign && /^[A-Z][A-Za-z ]*Error: /.test(error.message) ? await diagnose(source, error) : error;
-    }
-}
-
-async function stream(connection: DuckDBConnection, query: Query, rows: RowFile): Promise<void> {
-    const result = await connection.stream(query.sql);
-    // The next rows are parsed while the ones at hand are written. A failure in between waits for its turn.
-    const fetchNext = (): ReturnType<typeof result.fetchChunk> => {
-        const chunk = result.fetchChunk();
-        chunk.catch(() => null);
-        return chunk;
-    };
-    let next = fetchNext();
-    for (;;) {
-        const chunk = await next;
-        if (chunk === null || chunk.rowCount === 0) return;
-        next = fetchNext();
-        try {
-            await rows.add(chunk, query.reasons);
-            if (!rows.full) continue;
-            connection.interrupt();
-        } catch (error) {
-            connection.interrupt();
-            await next.catch(() => null);
-            throw error;
-        }
-        await next.catch(() => null);
-        return;
     }
 }
 

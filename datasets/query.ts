@@ -12,9 +12,8 @@ const blankClass =
     "\\t\\n\\v\\f\\r \\x{A0}\\x{1680}\\x{2000}-\\x{200A}\\x{2028}\\x{2029}\\x{202F}\\x{205F}\\x{3000}\\x{FEFF}";
 
 /**
- * The query that yields, for each row of the source in file order:
- * reason (1-based index into `reasons`, 0 = keep), line (the Alpaca row as JSON in UTF-8, null when dropped),
- * characters (code points of input and output together).
+ * The query that yields, for each row of the source in file order: reason (1-based index into `reasons`, 0 = keep),
+ * and the Alpaca row's instruction, input and output.
  *
  * @param columns name of each column that the recipe reads → SQL expression that is its text.
  */
@@ -49,13 +48,9 @@ export function conversionQuery(source: string, columns: ReadonlyMap<string, str
         "constant" in instruction ? literal(instruction.constant) : clean(expression(instruction.column), recipe);
     const input = names.input === undefined ? "''" : clean(expression(names.input), recipe);
     const output = clean(expression(names.output), recipe);
-    const line = "encode(to_json({instruction: instruction, input: input, output: output})::VARCHAR)";
     const sql = `
-        SELECT reason, CASE WHEN reason = 0 THEN ${line} END, (length(input) + length(output))::UINTEGER
-        FROM (
-            SELECT (${reason})::UTINYINT AS reason, ${own} AS instruction, ${input} AS input, ${output} AS output
-            FROM ${source}
-        )`;
+        SELECT (${reason})::UTINYINT AS reason, ${own} AS instruction, ${input} AS input, ${output} AS output
+        FROM ${source}`;
     return { sql, reasons };
 }
 
@@ -115,6 +110,43 @@ function clean(column: string, recipe: Recipe): string {
     if (recipe.unicode === "NFC") text = `nfc_normalize(${text})`;
     if (recipe.trim) text = `regexp_replace(${text}, '^[${blankClass}]+|[${blankClass}]+$', '', 'g')`;
     return text;
+}
+
+/** What makes rows the same prompt: the input, or instruction and input where each row has its own instruction. */
+function promptOf(recipe: Recipe): string {
+    return "column" in recipe.instruction ? "instruction || chr(31) || input" : "input";
+}
+
+const punctuation = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~";
+const alphanumeric = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+const fullWidth = (text: string): string => text.replace(/./g, (c) => String.fromCharCode(c.charCodeAt(0) + 0xfee0));
+
+/**
+ * NFC and one width: what NFKC does to all that is common in a prompt; DuckDB has no NFKC. Which width is the one matters
+ * to nobody, as the result is only compared. For punctuation it is the one that Chinese texts have anyway.
+ */
+function inOneWidth(text: string): string {
+    const from = literal(punctuation + fullWidth(alphanumeric));
+    return `translate(nfc_normalize(${text}), ${from}, ${literal(fullWidth(punctuation) + alphanumeric)})`;
+}
+
+/** An expression that is equal for two rows when their prompts are the same for `deduplicate`. */
+export function sameAs(recipe: Recipe): string {
+    return `md5_number(trim(regexp_replace(${inOneWidth(promptOf(recipe))}, '[${blankClass}]+', ' ', 'g')))`;
+}
+
+/**
+ * An expression that orders rows at random, the same everywhere, and is equal for prompts that differ in nothing but
+ * case, width and white space. 53 bits of a hash, which are a number for JavaScript too; two prompts that collide merely
+ * share a part.
+ */
+export function orderOf(recipe: Recipe, seed: number): string {
+    const prompt = promptOf(recipe);
+    const folded = `lower(regexp_replace(${inOneWidth(prompt)}, '[${blankClass}]+', '', 'g'))`;
+    // Most Chinese prompts hold nothing that folding changes, and finding that out is a tenth of the work.
+    const changing = "[^0-9a-z\\x{3001}-\\x{3011}\\x{4E00}-\\x{9FFF}\\x{FF01}-\\x{FF0F}\\x{FF1A}-\\x{FF20}]";
+    const key = `CASE WHEN regexp_matches(${prompt}, '${changing}') THEN ${folded} ELSE ${prompt} END`;
+    return `(md5_number_lower('${seed} ' || ${key}) >> 11)::DOUBLE`;
 }
 
 export function identifier(name: string): string {

@@ -1,4 +1,4 @@
-import { hasUnknown, leaves, type Json, type JsonObject } from "./identity";
+import { hasUnknown, leaves, same, type Json, type JsonObject } from "./identity";
 
 /** One field that differs between two descriptions of a stage. */
 export type Change =
@@ -14,7 +14,7 @@ export function changesBetween(old: JsonObject, now: JsonObject): Change[] {
     for (const [field, value] of after) {
         const previous = before.get(field);
         if (previous === undefined) changes.push({ kind: "added", field, new: value });
-        else if (!equal(previous, value)) changes.push({ kind: "changed", field, old: previous, new: value });
+        else if (!same(previous, value)) changes.push({ kind: "changed", field, old: previous, new: value });
     }
     for (const [field, value] of before) {
         if (!after.has(field)) changes.push({ kind: "removed", field, old: value });
@@ -32,10 +32,6 @@ export function describeChange(change: Change): string {
         case "changed":
             return `${change.field} ${shown(change.old)} → ${shown(change.new)}`;
     }
-}
-
-function equal(a: Json, b: Json): boolean {
-    return JSON.stringify(a) === JSON.stringify(b);
 }
 
 function shown(value: Json): string {

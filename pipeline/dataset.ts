@@ -11,7 +11,7 @@ import {
 } from "../datasets/sources/source";
 import { cache } from "../scripts/locations.cjs";
 import { group, integer, jsonObject, number } from "./fields";
-import { fileDigest, isObject, sha256, type JsonObject } from "./identity";
+import { fileDigest, isObject, same, sha256, type JsonObject } from "./identity";
 import { metric, type Stage } from "./stage";
 import { UserError } from "./user-error";
 
@@ -52,7 +52,7 @@ export const dataset: Stage<Inputs> = {
     async resolve({ source }, previous) {
         if ("file" in source) return { content: { files: [await digestOrExplain(source.file)] } };
         // What a branch stood for stays until the source is changed: looking again at every update would need the hub.
-        const unchanged = JSON.stringify(previous?.source) === JSON.stringify(source);
+        const unchanged = same(previous?.source, source);
         const known = unchanged ? previous?.resolved : undefined;
         const resolved = known ?? (await resolveSource(source));
         return { resolved: resolved as unknown as JsonObject, content: contentOf(source, resolved) };

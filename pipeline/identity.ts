@@ -26,6 +26,11 @@ export function keyOf(kind: string, identity: JsonObject): string {
     return sha256(canonicalize({ kind, ...identity }) ?? "");
 }
 
+/** Whether two values are the same, whatever the order of the fields in them: the engine keeps its own. */
+export function same(a: Json | undefined, b: Json | undefined): boolean {
+    return canonicalize(a) === canonicalize(b);
+}
+
 /** The leaves of an object by their dotted path, as people write it in `pulumi config set --path`. */
 export function leaves(value: JsonObject): ReadonlyMap<string, Json> {
     const found = new Map<string, Json>();
@@ -90,6 +95,7 @@ export async function listFiles(folder: string): Promise<FileEntry[]> {
  */
 export async function fileDigest(file: string): Promise<string> {
     const stat = await fs.promises.stat(file, { bigint: true });
+    const settled = Date.now() - Number(stat.ctimeNs / 1_000_000n) > 2000;
     const fingerprint = [stat.dev, stat.ino, stat.size, stat.mtimeNs, stat.ctimeNs].join(":");
     const memory = path.join(cache(), "digests", sha256(path.resolve(file)).slice(0, 32));
     const remembered = await fs.promises.readFile(memory, "utf8").catch(() => "");
@@ -99,11 +105,19 @@ export async function fileDigest(file: string): Promise<string> {
     const hash = crypto.createHash("sha256");
     for await (const block of fs.createReadStream(file, { highWaterMark: 1 << 20 })) hash.update(block as Buffer);
     const fresh = hash.digest("hex");
-    const settled = Date.now() - Number(stat.ctimeNs / 1_000_000n) > 2000;
     if (settled) {
+        const temporary = temporaryName(memory);
         await fs.promises.mkdir(path.dirname(memory), { recursive: true });
-        await fs.promises.writeFile(`${memory}.${process.pid}`, `${fingerprint} ${fresh}`);
-        await fs.promises.rename(`${memory}.${process.pid}`, memory);
+        await fs.promises.writeFile(temporary, `${fingerprint} ${fresh}`);
+        await fs.promises.rename(temporary, memory);
     }
     return fresh;
+}
+
+let temporaries = 0;
+
+/** A name beside a file that nobody else uses, not even this process: stages work side by side. */
+export function temporaryName(file: string): string {
+    temporaries += 1;
+    return `${file}.${process.pid}.${temporaries}`;
 }

@@ -4,7 +4,7 @@ import { z } from "zod";
 import { resolveHubCommit } from "../datasets/sources/source";
 import { targetSchema } from "../infra/target";
 import { digest, flag, group, integer, jsonObject, text, unknownKey } from "./fields";
-import { digestOfFiles, fileDigest, type FileEntry, type JsonObject } from "./identity";
+import { digestOfFiles, fileDigest, same, type FileEntry, type JsonObject } from "./identity";
 import { llamafactoryRun, modelPackages, versions } from "./llamafactory/job";
 import { metric, type Stage } from "./stage";
 import { UserError } from "./user-error";
@@ -87,7 +87,7 @@ export const model: Stage<Inputs> = {
         if ("folder" in source) return { content: { folder: await folderDigest(source.folder) } };
         const hub = "huggingface" in source ? "huggingface" : "modelscope";
         const repository = "huggingface" in source ? source.huggingface : source.modelscope;
-        const unchanged = JSON.stringify(previous?.source) === JSON.stringify(source);
+        const unchanged = same(previous?.source, source);
         const before = unchanged ? previous?.content?.["commit"] : undefined;
         if (typeof before === "string") return { content: { [hub]: repository, commit: before } };
         const { revision, endpoint } = source;

@@ -16,6 +16,7 @@ const WORDS: Partial<Record<StageOutcome["action"], string>> = {
 export class Display {
     private readonly atWork = new Map<string, string>();
     private readonly lastPlain = new Map<string, number>();
+    private readonly ended = new Set<string>();
     private drawn = 0;
 
     constructor(private readonly stream: NodeJS.WriteStream) {}
@@ -27,9 +28,10 @@ export class Display {
     }
 
     progress(stage: string, text: string): void {
+        if (this.ended.has(stage)) return; // lines come at most once a second: the last one may come late
         if (this.stream.isTTY) {
             this.erase();
-            this.atWork.set(stage, text);
+            this.atWork.set(stage, text.replace(/\s+/g, " "));
             this.draw();
             return;
         }
@@ -40,6 +42,7 @@ export class Display {
     }
 
     stage(outcome: StageOutcome): void {
+        this.ended.add(outcome.name);
         this.atWork.delete(outcome.name);
         const word = WORDS[outcome.action] ?? outcome.action;
         this.line(`  ${outcome.name.padEnd(11)} ${word.padEnd(15)} ${details(outcome)}`.trimEnd());
@@ -55,7 +58,7 @@ export class Display {
 
     private draw(): void {
         if (!this.stream.isTTY) return;
-        const width = this.stream.columns;
+        const width = this.stream.columns || 80; // 0 where a terminal does not say
         for (const [stage, text] of this.atWork) {
             this.stream.write(`${clipped(`  ${stage.padEnd(11)} … ${text}`, width - 1)}\n`);
             this.drawn += 1;

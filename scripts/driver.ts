@@ -1,4 +1,5 @@
 import { spawn, spawnSync } from "node:child_process";
+import { createRequire } from "node:module";
 import * as path from "node:path";
 import * as grpc from "@grpc/grpc-js";
 import { Empty } from "google-protobuf/google/protobuf/empty_pb.js";
@@ -28,7 +29,10 @@ export interface Ended {
     readonly programError: UserError | undefined;
 }
 
+const PROJECT = "retune";
 const NO_SUCH_STACK = 6;
+const LOCK_ATTEMPTS = 4;
+const LOCK_JITTER = 500;
 const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 
 /** Pulumi's own environment: state below RETUNE_HOME and an empty passphrase, unless the user has chosen otherwise. */
@@ -63,16 +67,28 @@ export async function drive(request: {
     /** Aborted to detach from what is running. */
     readonly detach?: AbortSignal;
 }): Promise<Ended> {
-    const { removed, held } = removeStaleLocks(stateFolder(), "retune", request.stack);
-    if (removed > 0)
-        request.onNotice("the lock of an update that was killed is removed; its run goes on and is attached to");
-    if (held[0] !== undefined && request.operation !== "preview") throw locked(held[0], request.stack);
-    if (removed > 0) clearPendingCreates(request.pulumi, request.stack);
+    if (request.operation === "preview" && isTruthy(process.env["PULUMI_DISABLE_PROVIDER_PREVIEW"])) {
+        request.onNotice(
+            "warning: PULUMI_DISABLE_PROVIDER_PREVIEW is set: this preview cannot tell what is in the store and what follows a change",
+        );
+    }
+    for (let attempt = 1; ; attempt++) {
+        const { removed, held } = removeStaleLocks(stateFolder(), PROJECT, request.stack);
+        if (removed > 0)
+            request.onNotice("the lock of an update that was killed is removed; its run goes on and is attached to");
+        if (held[0] !== undefined && request.operation !== "preview") throw locked(held[0], request.stack);
+        if (removed > 0) clearPendingCreates(request.pulumi, request.stack);
 
-    const first = await callCli(request);
-    if (first.code !== NO_SUCH_STACK) return first;
-    initialise(request.pulumi, request.stack);
-    return callCli(request);
+        const ended = await callCli(request);
+        if (ended.code === NO_SUCH_STACK) {
+            initialise(request.pulumi, request.stack);
+        } else if (isLocked(ended.stderr) && attempt < LOCK_ATTEMPTS) {
+            // Of two that start at the same moment each may see the other's lock, and both give up.
+            await new Promise((resolve) => setTimeout(resolve, Math.random() * LOCK_JITTER));
+        } else {
+            return ended;
+        }
+    }
 }
 
 async function callCli(request: Parameters<typeof drive>[0]): Promise<Ended> {
@@ -163,10 +179,12 @@ function languageHost(program: () => Promise<unknown>) {
     let load: () => void = () => undefined;
     const server = new Promise<Server>((resolve, reject) => {
         load = () => {
-            Promise.all([import("@pulumi/pulumi/automation/server.js"), import("@pulumi/pulumi/log/index.js")])
-                .then(([{ LanguageServer }, log]) => {
-                    // Debug messages carry outputs, secrets included, and cost 1.7 ms a resource.
-                    (log as { debug: unknown }).debug = () => Promise.resolve();
+            import("@pulumi/pulumi/automation/server.js")
+                .then(({ LanguageServer }) => {
+                    // Debug messages carry outputs, secrets included, and cost 1.7 ms a resource. What import() answers
+                    // is a copy; the SDK's own module is the one to change.
+                    const log = createRequire(__filename)("@pulumi/pulumi/log/index.js") as { debug: unknown };
+                    log.debug = () => Promise.resolve();
                     resolve(new LanguageServer(program) as unknown as Server);
                 })
                 .catch(reject);
@@ -185,6 +203,15 @@ function languageHost(program: () => Promise<unknown>) {
     return { implementation, load };
 }
 
+function isLocked(stderr: string): boolean {
+    return stderr.includes("currently locked");
+}
+
+/** As Pulumi reads its variables. */
+function isTruthy(value: string | undefined): boolean {
+    return value === "1" || value?.toLowerCase() === "true";
+}
+
 function cli(pulumi: string, args: readonly string[], input?: string) {
     const options = {
         cwd: project,
@@ -198,7 +225,8 @@ function cli(pulumi: string, args: readonly string[], input?: string) {
 
 function initialise(pulumi: string, stack: string): void {
     const { status, stderr } = cli(pulumi, ["stack", "init", stack]);
-    if (status !== 0) throw new UserError(explainCli(stderr));
+    // Another update may have made it meanwhile.
+    if (status !== 0 && !stderr.includes("already exists")) throw new UserError(explainCli(stderr));
 }
 
 /**
@@ -236,7 +264,7 @@ export function explainCli(stderr: string): string {
             "an empty one: unset the variable, or set it to nothing"
         );
     }
-    if (stderr.includes("currently locked"))
+    if (isLocked(stderr))
         return "another update of this stack started at the same moment; try again";
     return stderr.trim().replace(/^error: /gm, "") || "the Pulumi CLI failed without a word";
 }

@@ -37,7 +37,8 @@ export function removeStaleLocks(state: string, project: string, stack: string):
 
 function parseLock(file: string): Lock | undefined {
     try {
-        return JSON.parse(fs.readFileSync(file, "utf8")) as Lock;
+        const lock = JSON.parse(fs.readFileSync(file, "utf8")) as Partial<Lock> | null;
+        return typeof lock?.pid === "number" ? (lock as Lock) : undefined;
     } catch {
         return undefined;
     }

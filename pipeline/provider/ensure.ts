@@ -36,6 +36,8 @@ export async function ensure(
     const stored = await store.find(key);
     if (stored !== undefined) return { result: stored, action: "cached" };
 
+    // A cancelled update starts nothing more, although the engine may still ask.
+    if (surroundings.cancelled.aborted) throw new Detached();
     const work = stage.work(inputs, key);
     switch (work.on) {
         case "client": {
@@ -62,6 +64,7 @@ async function ensureRun(run: TargetRun, stage: string, surroundings: Surroundin
     const { executor, store } = surroundings;
     const stored = await store.find(run.key);
     if (stored !== undefined) return { result: stored, action: "cached" };
+    if (surroundings.cancelled.aborted) throw new Detached();
     // A result without its artifact is no result: the run is repeated.
     const again = (await store.result(run.key)) !== undefined;
     const { hub, ...job } = run;
@@ -83,7 +86,8 @@ async function follow(first: RunStatus, surroundings: Surroundings): Promise<Res
         for (const event of status.events) tell.event(event);
         switch (status.state) {
             case "queued":
-                tell.line("waiting for another run on this machine to end");
+                // For a moment every run is.
+                if (status !== first) tell.line("waiting for another run on this machine to end");
                 break;
             case "running":
                 tell.start(status.startedAt ?? undefined);
@@ -97,7 +101,8 @@ async function follow(first: RunStatus, surroundings: Surroundings): Promise<Res
                 throw new UserError(explain(status));
         }
         if (cancelled.aborted) throw new Detached();
-        const next = executor.status(status.key, { cursor: status.cursor, waitSeconds: 10 });
+        const waitSeconds = status === first ? 1 : 10;
+        const next = executor.status(status.key, { cursor: status.cursor, waitSeconds });
         status = await orDetached(next, surroundings);
     }
 }

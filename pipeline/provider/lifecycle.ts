@@ -79,7 +79,9 @@ export class Lifecycle {
         for (const name of Object.keys(given).filter((one) => !known.includes(one))) {
             failures.push(`${name}: ${unknownKey(name, known)}`);
         }
-        if (failures.length > 0 || hasUnknown(inputs["source"])) return { inputs, failures };
+        if (failures.length > 0) return { inputs, failures };
+        // What cannot be looked at yet can give another result: without this only transport would be unknown.
+        if (hasUnknown(inputs["source"])) return { inputs: { ...inputs, content: UNKNOWN, tools: UNKNOWN }, failures };
         try {
             const previous = olds === undefined ? undefined : (unwrapSecrets(olds) as JsonObject);
             Object.assign(inputs, await stage.resolve?.(inputs, previous), { tools: stage.tools(inputs) });
@@ -105,8 +107,7 @@ export class Lifecycle {
         const inputs = plain(news);
         const identity = identityOf(stage, inputs);
         const outputs = await this.foreseen(stage, urn, inputs, identity);
-        const changes = oldInputs === undefined ? [] : changesBetween(identityOf(stage, plain(oldInputs)), identity);
-        const why = olds === undefined ? "new" : changes.map(describeChange).join("; ");
+        const why = olds === undefined ? "new" : reasons(stage, identity, olds, oldInputs ?? {});
         const what = outputs["action"] === "would-reuse" ? "would be taken from the store" : "would run";
         this.log(urn, `${what}: ${why}`, { ephemeral: false });
         return outputs;
@@ -192,6 +193,13 @@ export class Lifecycle {
             action,
         };
     }
+}
+
+/** Why an update is called, in one line: also where nothing has changed. */
+function reasons(stage: Stage, identity: JsonObject, olds: JsonObject, oldInputs: JsonObject): string {
+    const changes = changesBetween(identityOf(stage, plain(oldInputs)), identity).map(describeChange);
+    if (typeof olds["drift"] === "string") changes.push(`repairs: ${olds["drift"]}`);
+    return changes.join("; ") || "the last update did not come to its end";
 }
 
 type ResultInPreview = Result | Pick<Result, "key" | "digest" | "metrics">;

@@ -32,13 +32,18 @@ function engineLog(address: string | undefined): Log {
             slot.text = text;
             return;
         }
-        send(urn, text, true);
-        const fresh: { text?: string } = {};
+        const fresh: { text?: string } = { text };
         waiting.set(urn, fresh);
-        setTimeout(() => {
-            waiting.delete(urn);
-            if (fresh.text !== undefined) send(urn, fresh.text, true);
-        }, SECOND).unref();
+        const next = (): void => {
+            if (fresh.text === undefined) {
+                waiting.delete(urn);
+                return;
+            }
+            send(urn, fresh.text, true);
+            delete fresh.text;
+            setTimeout(next, SECOND).unref();
+        };
+        next();
     };
 }
 

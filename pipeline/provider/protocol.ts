@@ -156,7 +156,7 @@ async function orInitFailure(id: string, inputs: JsonObject, apply: () => Promis
             .setReasonsList([error.message]);
         const detail = new Any();
         detail.pack(failure.serializeBinary(), "pulumirpc.ErrorResourceInitFailed");
-        const status = new Status().setCode(grpc.status.UNKNOWN).setMessage(error.message).addDetails(detail);
+        const status = new Status().setCode(grpc.status.UNKNOWN).setMessage(error.message).setDetailsList([detail]);
         const metadata = new grpc.Metadata();
         metadata.add("grpc-status-details-bin", Buffer.from(status.serializeBinary()));
         throw new InitFailure({ code: grpc.status.UNKNOWN, details: error.message, metadata });

@@ -46,6 +46,8 @@ from pathlib import Path
 STOPPED = 75
 # Seconds between asking a program to stop and ending it.
 STOP_GRACE = 600
+# Bytes that a run sets aside, so that there is room to say so when the disk is full.
+RESERVE = 1 << 16
 # Seconds that a worker without jobs stays; long enough to serve the next stage of the same pipeline.
 WORKER_IDLE = 60
 
@@ -144,8 +146,16 @@ class Run:
         return state
 
     def set_state(self, state: str, **changes) -> None:
+        if state not in ("queued", "running"):
+            self.free_reserve()
         now = read_json(self.folder / "state.json") or {}
         write_json(self.folder / "state.json", {**now, **me(), "state": state, **changes})
+
+    def free_reserve(self) -> None:
+        (self.folder / "reserve").unlink(missing_ok=True)
+
+    def secrets_file(self) -> Path:
+        return runtime_folder() / f"{self.key}.secrets"
 
     def status(self, cursor: int = 0) -> dict:
         """State, and the whole events after byte `cursor`; the answer's cursor is where to go on."""
@@ -181,9 +191,10 @@ def submit(home: Path, payload: dict) -> dict:
     """Starts the job unless it is running or has succeeded; `started` in the answer says which it was."""
     run = Run(home, payload["job"]["key"])
     run.folder.mkdir(parents=True, exist_ok=True)
-    lock = run.try_lock()
-    if lock is None:  # its supervisor is alive
-        return {**run.status(), "started": False}
+    while (lock := run.try_lock()) is None:
+        if run.state()["state"] in ("queued", "running"):
+            return {**run.status(), "started": False}
+        time.sleep(0.02)  # another client is about to start it, or its supervisor is about to end
     if read_json(run.folder / "result.json") and payload.get("again") is not True:
         return {**run.status(), "started": False}
     for name in ("result.json", "stop", "events.jsonl"):
@@ -193,7 +204,7 @@ def submit(home: Path, payload: dict) -> dict:
     for name, source in payload["programs"].items():
         (programs / name).write_text(source, "utf-8")
     write_json(run.folder / "job.json", payload["job"])
-    secrets = runtime_folder() / f"{run.key}.secrets"
+    secrets = run.secrets_file()
     secrets.unlink(missing_ok=True)
     if payload.get("secrets"):
         with os.fdopen(os.open(secrets, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -234,6 +245,8 @@ def supervise(run: Run) -> None:
     except Exception as error:
         traceback.print_exc()
         run.set_state("failed", finishedAt=time.time(), reason=explain(error))
+    finally:
+        run.secrets_file().unlink(missing_ok=True)
 
 
 def execute(run: Run) -> None:
@@ -298,6 +311,8 @@ def device_lock(run: Run):
 def prepare(run: Run, job: dict) -> None:
     """Lays out the working folder; what an earlier attempt left there stays, for its checkpoints."""
     run.work.mkdir(exist_ok=True)
+    with (run.folder / "reserve").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, RESERVE)
     (run.work / "outcome.json").unlink(missing_ok=True)
     shutil.rmtree(run.work / "out", ignore_errors=True)
     (run.work / "out").mkdir()
@@ -396,7 +411,12 @@ def connect(job: dict) -> socket.socket:
             with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
                 return dial(address)
             time.sleep(0.02)
-        raise RuntimeError(f"the worker did not start: {tail(address.with_suffix('.log'), 2000)}")
+        raise RuntimeError(worker_ended(job))
+
+
+def worker_ended(job: dict) -> str:
+    log = tail(worker_address(job).with_suffix(".log"), 2000).strip()
+    return f"the worker process ended{': ' + log.splitlines()[-1] if log else ''}"
 
 
 def dial(address: Path) -> socket.socket:
@@ -412,21 +432,23 @@ def dial(address: Path) -> socket.socket:
 def converse(run: Run, job: dict, begin: float):
     """Has the worker execute the job; answers the exit code and, where a limit ended it, which."""
     connection = connect(job)
-    secrets_file = runtime_folder() / f"{run.key}.secrets"
-    secrets = read_json(secrets_file) or {}
-    secrets_file.unlink(missing_ok=True)
+    secrets = read_json(run.secrets_file()) or {}
+    run.secrets_file().unlink(missing_ok=True)
     request = {"folder": str(run.folder), "program": job["program"], "secrets": secrets}
-    connection.sendall(json.dumps(request).encode() + b"\n")
+    with contextlib.suppress(BrokenPipeError):  # then there is no answer either
+        connection.sendall(json.dumps(request).encode() + b"\n")
     connection.settimeout(0.2)
     received = b""
     asked = limit = None
     hours = (job.get("limits") or {}).get("hours")
     while True:
         with contextlib.suppress(TimeoutError):
-            block = connection.recv(4096)
+            try:
+                block = connection.recv(4096)
+            except ConnectionResetError:  # it ended before it read the request
+                block = b""
             if not block:
-                log = tail(worker_address(job).with_suffix(".log"), 2000).strip()
-                raise RuntimeError(f"the worker process ended{': ' + log.splitlines()[-1] if log else ''}")
+                raise RuntimeError(worker_ended(job))
             received += block
             if received.endswith(b"\n"):
                 return json.loads(received)["exit"], limit
@@ -473,7 +495,7 @@ def worker(address: Path, preload: list) -> None:
                     selector.unregister(connection)
                 connection.close()
                 idle_since = time.monotonic()
-            else:
+            elif source.fileno() >= 0:  # else its child's end, just seen, has closed it
                 data = source.recv(1 << 16)
                 while data and not data.endswith(b"\n"):
                     data += source.recv(1 << 16)
@@ -523,8 +545,11 @@ def start(request: dict, sockets: list, selector) -> int:
     except SystemExit as ending:
         code = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
     except BaseException as error:
+        full = isinstance(error, OSError) and error.errno == 28
+        if full:
+            (folder / "reserve").unlink(missing_ok=True)
         traceback.print_exc()
-        if isinstance(error, OSError) and error.errno == 28:
+        if full:
             with contextlib.suppress(OSError):
                 write_json(folder / "work" / "outcome.json", {"error": explain(error)})
     finally:

@@ -1,6 +1,6 @@
 import * as fs from "node:fs";
 import * as path from "node:path";
-import { digestOfFiles, fileDigest, listFiles, type FileEntry, type Json } from "../identity";
+import { digestOfFiles, fileDigest, listFiles, temporaryName, type FileEntry, type Json } from "../identity";
 
 /** The facts that a run leaves beside its artifact: few, small, no logs. */
 export type Metrics = Readonly<Record<string, Json>>;
@@ -67,7 +67,7 @@ export class Store {
     ): Promise<Result> {
         const { key, kind } = run;
         const folder = this.runFolder(key);
-        const work = path.join(folder, `work.${process.pid}`);
+        const work = temporaryName(path.join(folder, "work"));
         const begin = Date.now() / 1000;
         await fs.promises.mkdir(work, { recursive: true });
         await writeJson(path.join(folder, "job.json"), run);
@@ -82,7 +82,7 @@ export class Store {
             await writeJson(path.join(folder, "result.json"), result);
             const state = { state: "succeeded", attempt: 1, queuedAt: begin, startedAt: begin, finishedAt };
             await writeJson(path.join(folder, "state.json"), state);
-            const link = path.join(folder, `out.${process.pid}`);
+            const link = temporaryName(path.join(folder, "out"));
             await fs.promises.symlink(path.relative(folder, this.artifactFolder(digest)), link);
             await fs.promises.rename(link, path.join(folder, "out"));
             return result;
@@ -95,10 +95,20 @@ export class Store {
         if ((await this.damage(digest)) === undefined) return;
         const place = this.artifactFolder(digest);
         await fs.promises.mkdir(path.dirname(place), { recursive: true });
-        await fs.promises.rm(place, { recursive: true, force: true });
-        await fs.promises.rename(work, place);
+        // What is damaged is moved away at once: removed file by file, it could take from what another client puts there.
+        const aside = temporaryName(place);
+        await unless("ENOENT", fs.promises.rename(place, aside));
+        await unless("ENOTEMPTY", fs.promises.rename(work, place)); // another client has just put the same there
         await writeJson(`${place}.json`, { digest, files });
+        await fs.promises.rm(aside, { recursive: true, force: true });
     }
+}
+
+/** Waits for something that may fail with this code. */
+async function unless(code: string, action: Promise<void>): Promise<void> {
+    await action.catch((error: unknown) => {
+        if ((error as NodeJS.ErrnoException).code !== code) throw error;
+    });
 }
 
 /** The content of a JSON file, or undefined where there is none; a torn one cannot be: writes are atomic. */
@@ -112,7 +122,7 @@ export async function readJson<T>(file: string): Promise<T | undefined> {
 
 /** Temporary file, sync, rename: a reader sees the old content or the new one, also after a crash. */
 export async function writeJson(file: string, value: unknown): Promise<void> {
-    const temporary = `${file}.${process.pid}`;
+    const temporary = temporaryName(file);
     const handle = await fs.promises.open(temporary, "w");
     try {
         await handle.writeFile(JSON.stringify(value, undefined, 1));

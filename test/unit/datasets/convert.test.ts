@@ -160,6 +160,33 @@ describe("the output", () => {
         expect(digestOf(two.into)).toBe(digestOf(one.into));
     });
 
+    test("is in the files' order where several threads read them", async () => {
+        const folder = temporaryFolder();
+        const rows = Array.from({ length: 40_000 }, (_, id) => ({ q: `q${id}`, a: `${id} ${"x".repeat(id % 2000)}` }));
+        const files = [
+            write("1.jsonl", jsonLines(rows.slice(0, 35_000)), folder),
+            write("2.csv", csv(rows.slice(35_000)), folder),
+        ];
+        const split = { validation: 0.2, test: 0.1, seed: 3 };
+        for (const limit of [undefined, 38_000]) {
+            const { conversion, into } = await run(files, limit === undefined ? { split } : { split, limit });
+            const kept = limit ?? rows.length;
+            expect(conversion.rows).toEqual({ train: 0.7 * kept, validation: 0.2 * kept, test: 0.1 * kept });
+            const seen = new Set<number>();
+            for (const part of ["train", "validation", "test"]) {
+                const ids = rowsOf(into, part).map(({ input, output }) => {
+                    const id = Number(input.slice(1));
+                    expect(output).toBe(rows[id]?.a);
+                    seen.add(id);
+                    return id;
+                });
+                expect(ids).toEqual([...ids].sort((a, b) => a - b));
+            }
+            expect(seen.size).toBe(kept);
+            expect(Math.max(...seen)).toBe(kept - 1);
+        }
+    });
+
     test("is valid JSON with equal text, whatever the strings hold", async () => {
         const text = fc.string({ unit: "binary", maxLength: 20 });
         const awkward = fc.constantFrom(
@@ -246,7 +273,7 @@ describe("the output", () => {
 });
 
 describe("rows are counted", () => {
-    test("up to the last kept one when there is a limit", async () => {
+    test("up to the last kept one when there is a limit, over files and few kept rows too", async () => {
         const rows = Array.from({ length: 10_000 }, (_, id) => ({
             question: `q${id}`,
             answer: "a",
@@ -255,6 +282,16 @@ describe("rows are counted", () => {
         const file = write("r.jsonl", jsonLines(rows));
         const { conversion } = await run([file], { recipe: huatuoLite, limit: 3000 });
         expect(conversion).toMatchObject({ scanned: 6000, kept: 3000, dropped: { "empty label": 3000 } });
+        const rare = recipeSchema.parse({ ...plain, where: [{ column: "n", oneOf: [7] }], deduplicate: true });
+        const many = jsonLines(Array.from({ length: 9000 }, (_, id) => ({ q: `${id % 600}`, a: "a", n: id % 100 })));
+        const folder = temporaryFolder();
+        const files = [write("1.jsonl", many, folder), write("2.jsonl", many.replaceAll('"q":"', '"q":"x'), folder)];
+        // Each file has 90 rows with 7; those of 600 on are duplicates of the 6 before.
+        expect((await run(files, { recipe: rare, limit: 9 })).conversion).toMatchObject({
+            scanned: 9208,
+            kept: 9,
+            dropped: { "n not listed": 9115, "duplicate": 84 },
+        });
         const all = await run([file], { recipe: huatuoLite, limit: 9999 });
         expect(all.conversion).toMatchObject({ scanned: 10_000, kept: 5000, dropped: { "empty label": 5000 } });
     });

@@ -10,6 +10,7 @@ export default defineConfig({
                 test: {
                     name: "engine",
                     include: ["test/engine/**/*.test.ts"],
+                    globalSetup: ["test/engine/runtime.ts"],
                     testTimeout: 600_000,
                     hookTimeout: 600_000,
                     fileParallelism: false,

@@ -1,0 +1,61 @@
+import * as fs from "node:fs";
+import * as path from "node:path";
+import { fileURLToPath } from "node:url";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { all, Rig, stageOf, type Answer } from "./rig";
+
+interface Evaluated {
+    readonly prompts: readonly { readonly prompt: string; readonly answer: string }[];
+}
+
+// What somebody sees who types `npm run up` in a fresh clone: a real model, real training, minutes.
+describe("the dev stack as it is delivered", () => {
+    let rig: Rig;
+    let answer: Answer;
+    beforeAll(() => {
+        rig = new Rig();
+    });
+    afterAll(() => rig.dispose());
+
+    test("it comes up, and the loss falls", async () => {
+        const begin = Date.now();
+        const { code, actions, stderr, ...rest } = await rig.json("up", "--stack", "dev");
+        answer = rest.answer;
+        expect({ code, actions }, stderr).toEqual({ code: 0, actions: all("ran") });
+        // Six minutes on two cores is the promise; a busy machine gets more.
+        expect((Date.now() - begin) / 1000).toBeLessThan(540);
+        const result = path.join(rig.home, "runs", stageOf(answer, "training").key ?? "", "result.json");
+        const { metrics } = JSON.parse(fs.readFileSync(result, "utf8")) as { metrics: Record<string, number> };
+        expect(metrics["loss"]).toBeLessThan(metrics["firstLoss"] ?? 0);
+        const { base, tuned } = stageOf(answer, "evaluation").facts as unknown as Record<string, { evalLoss: number }>;
+        expect(tuned?.evalLoss).toBeLessThan(base?.evalLoss ?? 0);
+        expect(stageOf(answer, "export").facts).toMatchObject({ parity: { checked: 4, equal: 4 } });
+        expect(rig.gitStatus()).toBe("");
+    });
+
+    test("the tuned model answers the questions differently, and the report shows both", () => {
+        const folder = fileURLToPath(stageOf(answer, "evaluation").uri ?? "");
+        const file = path.join(folder, "evaluation.json");
+        const { base, tuned } = JSON.parse(fs.readFileSync(file, "utf8")) as { base: Evaluated; tuned: Evaluated };
+        const page = fs.readFileSync(fileURLToPath(answer.outputs["report"] as string), "utf8");
+        for (const index of [0, 1]) {
+            const before = base.prompts[index];
+            const after = tuned.prompts[index];
+            expect(after?.prompt).toBe(before?.prompt);
+            expect(after?.answer).not.toBe(before?.answer);
+            for (const one of [before, after]) {
+                expect(one?.answer.length).toBeGreaterThan(20);
+                const words = (one?.answer ?? "").split(/[^A-Za-z ]/)[0] ?? "";
+                expect(page).toContain(words);
+            }
+        }
+        expect(page).toContain("not medical advice");
+    });
+
+    test("a second up has nothing to do", async () => {
+        const begin = Date.now();
+        const { code, actions } = await rig.json("up", "--stack", "dev");
+        expect({ code, actions }).toEqual({ code: 0, actions: all("unchanged") });
+        expect(Date.now() - begin).toBeLessThan(10_000);
+    });
+});

@@ -1,0 +1,233 @@
+import * as fs from "node:fs";
+import * as os from "node:os";
+import * as path from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { isAlive, eventually } from "./processes";
+import { all, python, Rig, type RunFolder, type Running } from "./rig";
+
+const STEPS = 60;
+const LONG = ["--set", `training.maxSteps=${STEPS}`];
+const DETACHED = "detached: the run goes on; the next `npm run up` attaches to it";
+const upTo = (last: number) => Array.from({ length: last }, (_, index) => index + 1);
+
+// One home: each test goes on where the one before it ended.
+describe("a training outlives whoever started it", () => {
+    let rig: Rig;
+    beforeAll(() => {
+        rig = new Rig();
+    });
+    afterAll(() => rig.dispose());
+
+    const training = () => rig.runs("Training").at(-1);
+    const atStep = (step: number) => (): RunFolder | undefined => {
+        const run = rig.active("Training");
+        return run !== undefined && run.steps.length >= step ? run : undefined;
+    };
+    /** Waits until a client follows the run: it shows a first line at once. */
+    const following = (client: Running) =>
+        client.until("it follows the training", () => / training +… /.test(client.stdout + client.stderr));
+    const expectClean = () => {
+        expect({ locks: rig.locks(), pending: rig.state().pending_operations ?? [] }).toEqual({ locks: [], pending: [] });
+    };
+
+    test("kill -9 of the Pulumi CLI leaves a lock and a pending operation, and the run goes on", async () => {
+        const client = rig.spawn("up", ["--json", ...LONG]);
+        await client.until("a step", atStep(2));
+        await following(client);
+        process.kill(await client.cli(), "SIGKILL");
+        const { code } = await client.ended;
+        expect(code).toBe(1);
+        expect(rig.locks()).toHaveLength(1);
+        expect(rig.state().pending_operations?.map(({ type }) => type)).toEqual(["creating"]);
+        expect(rig.stored("training")).toBeUndefined();
+        expect(training()).toMatchObject({ state: "running", attempt: 1 });
+        rig.pause();
+    });
+
+    test("the next up says so once, removes what was left, and attaches; --detach ends by itself", async () => {
+        rig.resume();
+        const { code, answer, actions, stderr } = await rig.json("up", "--detach", ...LONG);
+        rig.pause();
+        const notice = "the lock of an update that was killed is removed; its run goes on and is attached to\n";
+        expect(stderr.split(notice)).toHaveLength(2);
+        expect(stderr).not.toContain("warning");
+        expect({ code, actions, result: answer.result }).toEqual({
+            code: 4,
+            actions: all("skipped", { dataset: "unchanged", model: "unchanged", training: "detached" }),
+            result: "detached",
+        });
+        expect(stderr).toMatch(/^Detached after \d+\.\d s: what runs goes on; `npm run up` attaches to it\.$/m);
+        expectClean();
+        expect(rig.stored("training")).toMatchObject({ initErrors: [DETACHED] });
+        expect(rig.stored("training")?.outputs).not.toHaveProperty("digest");
+        expect(training()).toMatchObject({ state: "running", attempt: 1 });
+    });
+
+    test("while an update goes on, another one is refused with who and since when; a preview works", async () => {
+        const client = rig.spawn("up", LONG);
+        await following(client);
+        const cli = await client.cli();
+        for (const command of ["up", "refresh", "destroy"] as const) {
+            const { code, stdout, stderr } = await rig.run(command, "--json");
+            expect({ code, stdout }).toEqual({ code: 1, stdout: "" });
+            const who = `stack test is being updated by ${os.userInfo().username}@${os.hostname()} (pid ${cli}) since `;
+            expect(stderr).toContain(who);
+            expect(stderr).toMatch(/`npm run status` shows how far it is, `npm run logs -- RUN` follows a run\n$/);
+        }
+        expect((await rig.json("preview", ...LONG)).actions).toMatchObject({ dataset: "unchanged", model: "unchanged" });
+        expect(client.isOver).toBe(false);
+        client.child.kill("SIGINT");
+        expect(await client.ended).toMatchObject({ code: 4 });
+        expectClean();
+    });
+
+    test("kill -9 of the client detaches cleanly, and the run goes on", async () => {
+        const client = rig.spawn("up", LONG);
+        await following(client);
+        const cli = await client.cli();
+        client.child.kill("SIGKILL");
+        await client.ended;
+        await eventually("the CLI ends", () => !isAlive(cli), 10);
+        expectClean();
+        const before = training()?.steps.length ?? 0;
+        rig.resume();
+        await eventually("the run goes on", atStep(before + 3));
+        rig.pause();
+    });
+
+    test.each([
+        ["SIGINT", (client: Running) => client.child.kill("SIGINT")],
+        ["SIGTERM", (client: Running) => client.child.kill("SIGTERM")],
+        ["SIGHUP", (client: Running) => client.child.kill("SIGHUP")],
+        ["SIGINT three times at once", (client: Running) => [1, 2, 3].map(() => client.child.kill("SIGINT"))],
+    ])("%s detaches cleanly", async (_, act) => {
+        const client = rig.spawn("up", LONG);
+        await following(client);
+        act(client);
+        const { code, stdout, stderr } = await client.ended;
+        expect(code).toBe(4);
+        expect(stderr).toBe("");
+        expect(stdout).toMatch(/^ {2}training {4}detached$/m);
+        expect(stdout).toMatch(/^Detached after \d+\.\d s: what runs goes on; `npm run up` attaches to it\.\n$/m);
+        expectClean();
+        expect(training()).toMatchObject({ state: "running", attempt: 1 });
+    });
+
+    test.each(["ctrl-c", "ctrl-c-twice", "close"])("on a terminal: %s detaches cleanly", async (action) => {
+        const script = path.join("test", "engine", "terminal.py");
+        const command = [process.execPath, path.join("scripts", "up.cjs"), "--stack", "test", ...LONG];
+        const terminal = rig.start(python, [script, action, ...command]);
+        await following(terminal);
+        terminal.child.kill("SIGUSR1");
+        const { stdout } = await terminal.ended;
+        expect(stdout).toMatch(/\nexit 4\n$/);
+        if (action !== "close") expect(stdout).toContain("Detached after");
+        expectClean();
+        expect(training()).toMatchObject({ state: "running", attempt: 1 });
+    });
+
+    test("the last up attaches and runs the rest; every step was done once", async () => {
+        const before = rig.runs().length;
+        rig.resume();
+        const { code, actions } = await rig.json("up", ...LONG);
+        expect({ code, actions }).toEqual({
+            code: 0,
+            actions: all("ran", { dataset: "unchanged", model: "unchanged", training: "attached" }),
+        });
+        expect(rig.runs()).toHaveLength(before + 4); // the base's and the tuned evaluation, the export, the report
+        expect(training()).toMatchObject({ state: "succeeded", attempt: 1, steps: upTo(STEPS) });
+        const key = training()?.key ?? "";
+        const { code: ended, stdout } = await rig.run("logs", key.slice(0, 12));
+        expect(ended).toBe(0);
+        expect(stdout).toBe(fs.readFileSync(path.join(rig.home, "runs", key, "log"), "utf8"));
+        expect(stdout).toContain("***** Running training *****");
+        expect((await rig.json("up", ...LONG)).actions).toEqual(all("unchanged"));
+    });
+
+    describe("a rerun that is left alone and stopped", () => {
+        const AGAIN = [...LONG, "--set", "training.seed=7"];
+        let run = "";
+
+        test("an interrupted rerun leaves the old outputs in the state", async () => {
+            const before = rig.state().resources?.map(({ urn, outputs }) => [urn, outputs]);
+            const client = rig.spawn("up", ["--json", ...AGAIN]);
+            run = (await client.until("a step", atStep(2))).key;
+            rig.pause();
+            client.child.kill("SIGINT");
+            expect(await client.ended).toMatchObject({ code: 4 });
+            expectClean();
+            expect(rig.state().resources?.map(({ urn, outputs }) => [urn, outputs])).toEqual(before);
+            expect(rig.stored("training")).toMatchObject({ inputs: { seed: 42 }, initErrors: [DETACHED] });
+        });
+
+        test("status shows how far it is; logs follows it; stop leaves a checkpoint", async () => {
+            const { stdout } = await rig.run("status", "--json");
+            const status = JSON.parse(stdout) as { stacks: { stack: string }[]; runs: Record<string, unknown>[] };
+            expect(status.stacks.map(({ stack }) => stack)).toEqual(["test"]);
+            expect(status.runs[0]).toMatchObject({
+                key: run,
+                run: run.slice(0, 12),
+                kind: "Training",
+                stage: "training",
+                state: "running",
+                step: training()?.steps.at(-1),
+                steps: STEPS,
+                loss: expect.any(Number) as number,
+            });
+            const forPeople = (await rig.run("status")).stdout;
+            expect(forPeople).toMatch(/^stack test$/m);
+            expect(forPeople).toMatch(new RegExp(`^ {2}${run.slice(0, 12)} Training +running +step \\d+/${STEPS}, loss`, "m"));
+
+            const logs = rig.spawn("logs", [run.slice(0, 8)]);
+            await logs.until("the log's beginning", () => logs.stdout.includes("***** Running training *****"));
+            rig.resume();
+            await eventually("a checkpoint", atStep(STEPS / 4 + 2));
+            const stopped = await rig.run("stop", run.slice(0, 12));
+            expect(stopped).toMatchObject({
+                code: 0,
+                stdout:
+                    `stopping run ${run.slice(0, 12)} after its current step …\n` +
+                    `run ${run.slice(0, 12)} stopped: stopped on request; a checkpoint was saved\n`,
+            });
+            expect(await logs.ended).toMatchObject({ code: 0 });
+            expect(logs.stdout).toBe(fs.readFileSync(path.join(rig.home, "runs", run, "log"), "utf8"));
+            expect(rig.runs("Training").at(-1)).toMatchObject({ key: run, state: "stopped", attempt: 1 });
+            expect(training()?.steps.length).toBeLessThan(STEPS);
+            expect((await rig.run("stop", run.slice(0, 12))).stderr).toBe(
+                `run ${run.slice(0, 12)} does not run: it is stopped\n`,
+            );
+        });
+
+        test("the next up resumes from it, and the adapter is the one of an uninterrupted run", async () => {
+            const { code, actions, stage } = await rig.json("up", ...AGAIN);
+            expect({ code, actions }).toEqual({
+                code: 0,
+                actions: all("ran", { dataset: "unchanged", model: "unchanged" }),
+            });
+            const log = fs.readFileSync(path.join(rig.home, "runs", run, "log"), "utf8");
+            expect(log).toContain("resume_from_checkpoint");
+            expect(training()).toMatchObject({ key: run, state: "succeeded", attempt: 2 });
+            expect(stage("training").facts).toMatchObject({ steps: STEPS });
+
+            rig.home = path.join(rig.folder, "another-home");
+            const whole = await rig.json("up", ...AGAIN);
+            expect(whole.actions).toEqual(all("ran"));
+            expect(training()).toMatchObject({ key: run, attempt: 1, steps: upTo(STEPS) });
+            expect(whole.stage("training").digest).toBe(stage("training").digest);
+        });
+    });
+
+    test("two ups at the same instant: at least one is done, and nobody waits for a lock afterwards", async () => {
+        const AT_ONCE = ["--json", ...LONG, "--set", "evaluation.answeredRows=1"];
+        const both = await Promise.all([rig.run("up", ...AT_ONCE), rig.run("up", ...AT_ONCE)]);
+        expect(both.map(({ code }) => code)).toContain(0);
+        for (const { code, stderr } of both) {
+            if (code !== 0) {
+                expect(code).toBe(1);
+                expect(stderr).toContain(`stack test is being updated by ${os.userInfo().username}@${os.hostname()} (pid `);
+            }
+        }
+        expectClean();
+        expect(rig.runs("Evaluation").map(({ attempt }) => attempt)).toEqual(rig.runs("Evaluation").map(() => 1));
+    });
+});

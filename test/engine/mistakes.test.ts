@@ -1,0 +1,241 @@
+import * as fs from "node:fs";
+import * as path from "node:path";
+import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
+import type { JsonObject } from "../../pipeline/identity";
+import { all, listing, Rig } from "./rig";
+
+// Bad input gets a clear error before anything long starts, and loses nothing. One home, which a good `up` has filled.
+describe("mistakes", () => {
+    let rig: Rig;
+    let before: string[];
+    const untouched = () => listing(path.join(rig.home, "store"));
+    beforeAll(async () => {
+        rig = new Rig();
+        expect((await rig.json("up")).actions).toEqual(all("ran"));
+        before = untouched();
+    });
+    afterEach(() => {
+        rig.configure();
+    });
+    afterAll(() => rig.dispose());
+
+    describe("in the configuration", () => {
+        test("several at once are reported together, with their paths, and nothing starts", async () => {
+            rig.configure({
+                model: { template: "qwen33" },
+                dataset: { recipe: "huatuo-light", limit: 0 },
+                training: { learningrate: 1e-4, learningRate: "fast", method: "lora2", llamafactory: { lora_droput: 0.1 } },
+                evaluatoin: {},
+            });
+            const { code, stdout, stderr } = await rig.run("up");
+            expect(code).toBe(2);
+            expect(stdout).toMatch(/^Failed after \d+\.\d s\.\n$/);
+            expect(stderr.split("\n").sort()).toEqual(
+                [
+                    "",
+                    "the configuration has 8 problems:",
+                    "  retune:evaluatoin: unknown; did you mean evaluation?",
+                    "  retune:model.template: unknown",
+                    "  retune:dataset.recipe: unknown",
+                ].sort(),
+            );
+        });
+
+        test("the preview says the same", async () => {
+            const { code, stderr } = await rig.run("preview", "--set", "training.learningRate=2");
+            expect({ code, stderr }).toEqual({
+                code: 2,
+                stderr:
+                    "the configuration has a problem:\n" +
+                    "  retune:training.learningRate: expected a number between 0 and 1, got 2\n",
+            });
+        });
+
+        test("a fresh home stays empty", async () => {
+            const home = rig.home;
+            rig.home = path.join(rig.folder, "fresh");
+            const { code } = await rig.run("up", "--set", "training.epochs=-1");
+            expect(code).toBe(2);
+            expect(rig.runs()).toEqual([]);
+            expect(fs.existsSync(path.join(rig.home, "store"))).toBe(false);
+            rig.home = home;
+        });
+    });
+
+    describe("on the command line", () => {
+        test.each([
+            [["--stack", "nowhere"], "there is no stack nowhere: "],
+            [["--set", "training.learningRate"], "--set wants PATH=VALUE, such as training.learningRate=1e-4, got training.learningRate"],
+            [["--set", "=3"], "--set wants PATH=VALUE"],
+            [["--sett", "a=1"], "unknown option '--sett'\n(Did you mean --set?)\n\nUsage: npm run up -- [options]"],
+            [["now"], "too many arguments"],
+        ])("%j", async (args, words) => {
+            const { code, stdout, stderr } = await rig.run("up", ...args);
+            expect({ code, stdout }).toEqual({ code: 2, stdout: "" });
+            expect(stderr.startsWith(words), stderr).toBe(true);
+        });
+
+        test.each(["logs", "stop"] as const)("%s of a run that is not there", async (command) => {
+            expect(await rig.run(command, "abc")).toMatchObject({
+                code: 1,
+                stderr: "there is no run abc; `npm run status` lists the runs\n",
+            });
+            expect(await rig.run(command)).toMatchObject({ code: 2 });
+        });
+    });
+
+    describe("in the data", () => {
+        const rows = () => rig.sample(6).map((row) => JSON.stringify(row));
+        test.each([
+            ["missing", undefined, (file: string) => `source.file: there is no file ${file}`],
+            ["empty", "", (file: string) => `${file} is empty: there is no row to convert.`],
+            [
+                "broken in a line",
+                () => [...rows().slice(0, 4), '{"id": 5, "question":', ...rows().slice(5)].join("\n"),
+                (file: string) => `${file}: line 5 is not valid JSON: `,
+            ],
+            [
+                "not UTF-8",
+                () => Buffer.concat([Buffer.from(`${rows().slice(0, 2).join("\n")}\n{"question":"`), Buffer.from([0xb8, 0xd0, 0xc3, 0xb0]), Buffer.from('"}\n')]),
+                (file: string) => `${file}: line 3 is not UTF-8. Save the file as UTF-8, for example with \`iconv -f GB18030 -t UTF-8\`.`,
+            ],
+            [
+                "without a column",
+                () => rig.sample(6).map(({ answer, ...row }) => JSON.stringify({ ...row, anwser: answer })).join("\n"),
+                (file: string) =>
+                    `${file} has no column "answer", which recipe huatuo-lite names. It has: id, question, label, related_diseases, score, anwser. Did you mean "anwser"?`,
+            ],
+            [
+                "with no row that is kept",
+                () => rig.sample(6).map((row) => JSON.stringify({ ...row, label: " " })).join("\n"),
+                (file: string) =>
+                    `${file}: recipe huatuo-lite keeps none of 6 rows (empty label: 6). Check its columns and filters.`,
+            ],
+        ])("a file that is %s", async (name, content, message) => {
+            const file = path.join(rig.project, `${name}.jsonl`);
+            if (content !== undefined) rig.write(`${name}.jsonl`, typeof content === "string" ? content : content());
+            rig.configure({ dataset: { source: { file: `${name}.jsonl` } } });
+            const runs = rig.runs().length;
+            for (const command of ["preview", "up"] as const) {
+                const { code, answer, actions, stage } = await rig.json(command);
+                expect({ code, result: answer.result }).toEqual({ code: name === "missing" ? 2 : 1, result: "failed" });
+                expect(actions).toEqual(all("skipped", { dataset: "failed", model: "unchanged" }));
+                expect(stage("dataset").error?.startsWith(message(file)), stage("dataset").error).toBe(true);
+            }
+            expect(untouched()).toEqual(before);
+            expect(rig.runs("Training")).toHaveLength(1);
+            expect(rig.runs().length - runs).toBeLessThanOrEqual(1);
+            rig.configure();
+            expect((await rig.json("up")).actions).toEqual(all("unchanged"));
+        });
+    });
+
+    describe("in the model", () => {
+        const tiny = (name: string, change: (folder: string) => void): string => {
+            const folder = path.join(rig.folder, name);
+            const [model] = rig.runs("Model");
+            fs.cpSync(fs.realpathSync(path.join(model?.folder ?? "", "out")), folder, { recursive: true });
+            change(folder);
+            return folder;
+        };
+        const weights = "model.safetensors";
+        test.each([
+            [
+                "no weights",
+                (folder: string) => {
+                    fs.rmSync(path.join(folder, weights));
+                },
+                " has no safetensors weights, but no weights at all; convert the model first",
+            ],
+            [
+                "pickled weights",
+                (folder: string) => {
+                    fs.renameSync(path.join(folder, weights), path.join(folder, "pytorch_model.bin"));
+                },
+                " has no safetensors weights, but only pickled ones (pytorch_model.bin), and loading those runs code; convert the model first",
+            ],
+            [
+                "code of its own",
+                (folder: string) => {
+                    const file = path.join(folder, "config.json");
+                    const config = JSON.parse(fs.readFileSync(file, "utf8")) as JsonObject;
+                    fs.writeFileSync(file, JSON.stringify({ ...config, auto_map: { AutoModel: "modeling.Model" } }));
+                },
+                ": config.json has an auto_map, so the model needs trust_remote_code, which runs code from its repository; choose a model that transformers supports itself",
+            ],
+            [
+                "no configuration",
+                (folder: string) => {
+                    fs.rmSync(path.join(folder, "config.json"));
+                },
+                " has no config.json: it is not a transformers model",
+            ],
+        ])("a folder with %s", async (name, change, message) => {
+            const folder = tiny(name, change);
+            rig.configure({ model: { source: { folder } } });
+            const { code, stage, actions } = await rig.json("up");
+            expect({ code, actions }).toEqual({
+                code: 2,
+                actions: all("skipped", { dataset: "unchanged", model: "failed" }),
+            });
+            expect(stage("model").error).toBe(`source.folder: ${folder}${message}`);
+            expect(untouched()).toEqual(before);
+        });
+
+        test("a good folder is the same model, and nothing after it runs", async () => {
+            const folder = tiny("good", () => undefined);
+            rig.configure({ model: { source: { folder } } });
+            const { code, actions } = await rig.json("up");
+            expect({ code, actions }).toEqual({ code: 0, actions: all("unchanged", { model: "ran" }) });
+            rig.configure();
+            expect((await rig.json("up")).actions).toEqual(all("unchanged", { model: "cached" }));
+        });
+
+        test("a template of another family fails before the first step", async () => {
+            rig.configure({ model: { template: "llama3" } });
+            const { code, actions, stage } = await rig.json("up");
+            expect({ code, actions }).toEqual({
+                code: 1,
+                actions: all("skipped", { dataset: "unchanged", model: "unchanged", training: "failed" }),
+            });
+            expect(stage("training").error).toContain(
+                "failed: model.template: llama3 does not fit this model, whose tokenizer does not know <|eot_id|>, <|start_header_id|>; choose the template of the model's family",
+            );
+            expect(rig.runs("Training").at(-1)).toMatchObject({ state: "failed", steps: [] });
+        });
+    });
+
+    describe("in a training", () => {
+        test("a loss that becomes NaN ends it with the reason; the old model stays", async () => {
+            const old = rig.stored("training")?.outputs;
+            rig.configure({ training: { learningRate: 1, maxSteps: 40, llamafactory: { max_grad_norm: 1e9, optim: "sgd" } } });
+            const { code, answer, actions, stage, stderr } = await rig.json("up");
+            const run = rig.runs("Training").at(-1);
+            expect(run).toMatchObject({ state: "failed" });
+            expect({ code, actions, result: answer.result }).toEqual({
+                code: 1,
+                actions: all("skipped", { dataset: "unchanged", model: "unchanged", training: "failed" }),
+                result: "failed",
+            });
+            const name = run?.key.slice(0, 12) ?? "";
+            expect(stage("training").error).toMatch(
+                new RegExp(`^run ${name} failed: (loss|grad_norm) became nan at step \\d+: lower training\\.learningRate, or check the data\\n  last lines of its log:\\n`),
+            );
+            expect(stage("training").error).toMatch(new RegExp(`\\n  the whole log: npm run logs -- ${name}$`));
+            expect(stderr).toContain(`the whole log: npm run logs -- ${name}`);
+            expect(rig.stored("training")?.outputs).toEqual(old);
+            expect((await rig.run("logs", name)).stdout).toContain("lower training.learningRate");
+            rig.configure();
+            expect((await rig.json("up")).actions).toEqual(all("unchanged"));
+        });
+
+        test("a setting that is put right runs", async () => {
+            rig.configure({ training: { learningRate: 0.001 } });
+            const { code, actions } = await rig.json("up");
+            expect({ code, actions }).toEqual({
+                code: 0,
+                actions: all("ran", { dataset: "unchanged", model: "unchanged" }),
+            });
+        });
+    });
+});

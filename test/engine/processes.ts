@@ -1,0 +1,56 @@
+import * as fs from "node:fs";
+
+/** Waits until `look` answers something, for a minute or as long as is said: never blindly, never for ever. */
+export async function eventually<Value>(
+    what: string,
+    look: () => Value | undefined | false | null,
+    seconds = 60,
+): Promise<Value> {
+    const end = Date.now() + seconds * 1000;
+    for (;;) {
+        const found = look();
+        if (found !== undefined && found !== false && found !== null) return found;
+        if (Date.now() > end) throw new Error(`waited ${seconds} s in vain: ${what}`);
+        await new Promise((resolve) => setTimeout(resolve, 25));
+    }
+}
+
+export function processes(): number[] {
+    return fs
+        .readdirSync("/proc")
+        .filter((name) => /^\d+$/.test(name))
+        .map(Number);
+}
+
+/** The command line of a process; empty when it is gone. */
+export function commandOf(pid: number): string {
+    return read(pid, "cmdline").replaceAll("\0", " ");
+}
+
+/** The environment that a process was started with; empty when it is gone. */
+export function environmentOf(pid: number): string {
+    return read(pid, "environ");
+}
+
+export function childrenOf(parent: number): number[] {
+    return processes().filter((pid) => Number(statOf(pid)[1]) === parent);
+}
+
+export function isAlive(pid: number): boolean {
+    const [state] = statOf(pid);
+    return state !== undefined && !"ZX".includes(state);
+}
+
+/** The fields of /proc/PID/stat from the third on: state, parent, … */
+function statOf(pid: number): string[] {
+    const stat = read(pid, "stat");
+    return stat === "" ? [] : stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+}
+
+function read(pid: number, name: string): string {
+    try {
+        return fs.readFileSync(`/proc/${pid}/${name}`, "utf8");
+    } catch {
+        return "";
+    }
+}

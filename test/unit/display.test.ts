@@ -1,0 +1,156 @@
+import { beforeEach, describe, expect, onTestFinished, test, vi } from "vitest";
+import { Display } from "../../scripts/display";
+import type { StageOutcome } from "../../scripts/outcome";
+
+/** A stand-in for a terminal, or for a pipe where it has no columns: it keeps what is written. */
+function streamOf(columns?: number) {
+    const written: string[] = [];
+    const write = (text: string): boolean => written.push(text) > 0;
+    const stream = { write, ...(columns === undefined ? {} : { isTTY: true, columns }) };
+    return { display: new Display(stream as unknown as NodeJS.WriteStream), written };
+}
+
+/** What a person sees after it: lines that were erased are gone. */
+function seen(written: readonly string[]): string[] {
+    let lines: string[] = [];
+    for (const part of written.join("").split(/(\u001b\[\d+A\u001b\[J)/)) {
+        const up = /^\u001b\[(\d+)A/.exec(part)?.[1];
+        if (up !== undefined) lines = lines.slice(0, lines.length - Number(up));
+        else lines.push(...part.split("\n").slice(0, -1));
+    }
+    return lines;
+}
+
+const outcome = (rest: Partial<StageOutcome>): StageOutcome => ({
+    name: "training",
+    type: "finetune:pipeline:Training",
+    action: "ran",
+    reasons: [],
+    ...rest,
+});
+
+function linesOf(rest: Partial<StageOutcome>): string[] {
+    const { display, written } = streamOf();
+    display.stage(outcome(rest));
+    return written.map((text) => text.replace(/\n$/, ""));
+}
+
+describe("a finished stage", () => {
+    test("has its action, its time and its facts in one line", () => {
+        const facts = { steps: 24, loss: 0.81, evalLoss: null, rows: { train: 5, test: 1 }, dropped: {} };
+        expect(linesOf({ seconds: 93.1, facts })).toEqual([
+            "  training    ran             2 min  steps 24, loss 0.81, rows (train 5, test 1), dropped ()",
+        ]);
+    });
+
+    test.each([
+        [{ action: "cached", seconds: 93, facts: { steps: 1 } }, "  training    cached                 steps 1"],
+        [{ action: "unchanged", facts: { steps: 1 } }, "  training    unchanged"],
+        [{ action: "would-run" }, "  training    would run"],
+        [{ action: "would-reuse" }, "  training    would be reused"],
+        [{ action: "detached" }, "  training    detached"],
+        [{ action: "skipped", name: "evaluation" }, "  evaluation  skipped"],
+    ] as const)("%j is one line without blanks at its end", (rest, line) => {
+        expect(linesOf(rest)).toEqual([line]);
+    });
+
+    test("is followed by its reasons", () => {
+        const reasons = [
+            { field: "learningRate", old: 0.0005, new: 0.0001 },
+            { field: "seed", old: null, new: 7 },
+            { field: "maxSteps", old: 4, new: null },
+            { field: "model", old: "a".repeat(64), new: "unknown" },
+            { field: "drift", old: "the artifact is gone", new: null },
+        ];
+        expect(linesOf({ reasons }).slice(1)).toEqual([
+            "              learningRate 0.0005 → 0.0001",
+            "              seed added: 7",
+            "              maxSteps removed (was 4)",
+            "              model: known when the stage before has run",
+            "              repairs: the artifact is gone",
+        ]);
+    });
+
+    test("is followed by what went wrong, every line of it", () => {
+        expect(linesOf({ action: "failed", error: "run 0123 failed: no\n  the whole log: …" })).toEqual([
+            "  training    failed",
+            "              run 0123 failed: no\n                the whole log: …",
+        ]);
+    });
+});
+
+describe("without a terminal", () => {
+    beforeEach(() => {
+        vi.useFakeTimers({ toFake: ["Date"], now: 1_000_000 });
+        onTestFinished(() => {
+            vi.useRealTimers();
+        });
+    });
+
+    test("a stage has a line of progress at most every ten seconds, each on its own clock", () => {
+        const { display, written } = streamOf();
+        const at = (milliseconds: number, stage: string, text: string): void => {
+            vi.setSystemTime(1_000_000 + milliseconds);
+            display.progress(stage, text);
+        };
+        at(0, "training", "step 1");
+        at(9_999, "training", "step 2");
+        at(9_999, "model", "unpacking");
+        at(10_000, "training", "step 3");
+        at(12_000, "training", "step 4");
+        expect(written).toEqual(["  training    … step 1\n", "  model       … unpacking\n", "  training    … step 3\n"]);
+    });
+
+    test("nothing is ever erased", () => {
+        const { display, written } = streamOf();
+        display.progress("training", "step 1");
+        display.line("hello");
+        display.stage(outcome({}));
+        display.end();
+        expect(written.join("")).not.toContain("\u001b");
+    });
+});
+
+describe("on a terminal", () => {
+    test("stages at work stand below what is finished, and leave nothing behind", () => {
+        const { display, written } = streamOf(80);
+        display.progress("model", "unpacking");
+        display.progress("training", "step 1");
+        display.progress("training", "step 2");
+        expect(seen(written)).toEqual(["  model       … unpacking", "  training    … step 2"]);
+        display.line("a notice");
+        expect(seen(written)).toEqual(["a notice", "  model       … unpacking", "  training    … step 2"]);
+        display.stage(outcome({ name: "model", reasons: [{ field: "seed", old: 1, new: 2 }] }));
+        expect(seen(written)).toEqual([
+            "a notice",
+            "  model       ran",
+            "              seed 1 → 2",
+            "  training    … step 2",
+        ]);
+        display.end();
+        expect(seen(written)).toEqual(["a notice", "  model       ran", "              seed 1 → 2"]);
+        display.end();
+        expect(seen(written)).toHaveLength(3);
+    });
+
+    test.each([
+        [40, "感冒了应该怎么办？".repeat(10)],
+        [20, "learning, step 3/10 (30 %), loss 0.5"],
+        [20, "😀".repeat(20)],
+        [14, "x"],
+    ])("a line of progress never wraps in %i columns", (columns, text) => {
+        const { display, written } = streamOf(columns);
+        display.progress("training", text);
+        const [line = ""] = seen(written);
+        const width = [...line].reduce((sum, one) => sum + (/[\u1100-\u115f\u2e80-\uffdc]|\p{Extended_Pictographic}/u.test(one) ? 2 : 1), 0);
+        expect(width).toBeLessThan(columns);
+    });
+
+    test("a text of several lines is shown as one", () => {
+        const { display, written } = streamOf(80);
+        display.progress("training", "first\nsecond");
+        expect(seen(written)).toEqual(["  training    … first second"]);
+        display.end();
+        expect(seen(written)).toEqual([]);
+    });
+});

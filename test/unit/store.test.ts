@@ -1,0 +1,212 @@
+import { mkdirSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from "node:fs";
+import path from "node:path";
+import { beforeEach, describe, expect, onTestFinished, test, vi } from "vitest";
+import { digestOfFiles, sha256 } from "../../pipeline/identity";
+import { findRun, listRuns } from "../../pipeline/store/runs";
+import { readJson, Store, writeJson, type Metrics } from "../../pipeline/store/store";
+import { temporaryFolder } from "./datasets/folder";
+
+const key = sha256("a key");
+const run = { key, kind: "Dataset", stage: "dataset", parameters: { limit: 5 } };
+const digest = digestOfFiles([
+    { path: "deep/b.txt", size: 3, sha256: sha256("two") },
+    { path: "train.jsonl", size: 4, sha256: sha256("rows") },
+]);
+
+let home: string;
+let store: Store;
+
+beforeEach(() => {
+    home = temporaryFolder();
+    store = new Store(home);
+    vi.stubEnv("RETUNE_CACHE", temporaryFolder());
+    onTestFinished(() => {
+        vi.unstubAllEnvs();
+    });
+});
+
+async function work(folder: string): Promise<Metrics> {
+    expect(readdirSync(folder)).toEqual([]);
+    mkdirSync(path.join(folder, "deep"));
+    writeFileSync(path.join(folder, "train.jsonl"), "rows");
+    writeFileSync(path.join(folder, "deep", "b.txt"), "two");
+    return Promise.resolve({ kept: 4 });
+}
+
+describe("what is made", () => {
+    test("is found by its key, with its digest, files, metrics and times", async () => {
+        const before = Date.now() / 1000;
+        const made = await store.make(run, work);
+        expect(made).toMatchObject({ key, kind: "Dataset", digest, metrics: { kept: 4 } });
+        expect(made.files.map((file) => file.path)).toEqual(["deep/b.txt", "train.jsonl"]);
+        expect(made.startedAt).toBeGreaterThanOrEqual(before);
+        expect(made.finishedAt).toBeGreaterThanOrEqual(made.startedAt);
+        expect(await store.find(key)).toEqual(made);
+        expect(await store.damage(digest)).toBeUndefined();
+    });
+
+    test("leaves the run's folder as the runner does: job, state, result and a link to the artifact", async () => {
+        await store.make(run, work);
+        const folder = store.runFolder(key);
+        expect(readdirSync(folder).sort()).toEqual(["job.json", "out", "result.json", "state.json"]);
+        expect(readlinkSync(path.join(folder, "out"))).toBe(path.join("..", "..", "store", digest));
+        expect(readFileSync(path.join(folder, "out", "train.jsonl"), "utf8")).toBe("rows");
+        expect(await readJson(path.join(folder, "job.json"))).toEqual(run);
+        expect(readdirSync(path.join(home, "store")).sort()).toEqual([digest, `${digest}.json`]);
+    });
+
+    test("may be made twice: the artifact is kept once, and nothing else is left", async () => {
+        await store.make(run, work);
+        await store.make({ ...run, key: sha256("another key") }, work);
+        expect((await store.find(key))?.digest).toBe(digest);
+        expect((await store.find(sha256("another key")))?.digest).toBe(digest);
+        expect(readdirSync(path.join(home, "store"))).toHaveLength(2);
+    });
+
+    test("may be made by several at the same instant", async () => {
+        const made = await Promise.all(Array.from({ length: 6 }, () => store.make(run, work)));
+        expect(new Set(made.map((one) => one.digest))).toEqual(new Set([digest]));
+        expect((await store.find(key))?.digest).toBe(digest);
+        expect(readdirSync(store.runFolder(key)).sort()).toEqual(["job.json", "out", "result.json", "state.json"]);
+        expect(readdirSync(path.join(home, "store"))).toHaveLength(2);
+    });
+
+    test("is no entry when making it fails", async () => {
+        const failure = new Error("the source ended in the middle of a row");
+        const failing = store.make(run, async (folder) => {
+            await work(folder);
+            throw failure;
+        });
+        await expect(failing).rejects.toBe(failure);
+        expect(await store.find(key)).toBeUndefined();
+        expect(await store.result(key)).toBeUndefined();
+        expect(readdirSync(home)).toEqual(["runs"]);
+        expect(readdirSync(store.runFolder(key))).toEqual(["job.json"]);
+    });
+
+    test("is no entry when the process dies before the end", async () => {
+        // What is on the disk at that moment: the work, and the artifact without its manifest.
+        await store.make(run, work);
+        rmSync(path.join(store.runFolder(key), "result.json"));
+        rmSync(`${store.artifactFolder(digest)}.json`);
+        mkdirSync(path.join(store.runFolder(key), "work.1.1"));
+        expect(await store.find(key)).toBeUndefined();
+        const again = await store.make(run, work);
+        expect(await store.find(key)).toEqual(again);
+    });
+});
+
+describe("an artifact counts only when it is as it was", () => {
+    beforeEach(async () => {
+        await store.make(run, work);
+    });
+
+    test.each([
+        ["gone", "train.jsonl is gone", (file: string) => { rmSync(file); }],
+        ["cut short", "train.jsonl was altered", (file: string) => { writeFileSync(file, "row"); }],
+        ["of the same size, but another content", "train.jsonl was altered", (file: string) => { writeFileSync(file, "ROWS"); }],
+    ])("a file that is %s", async (_, damage, alter) => {
+        alter(path.join(store.artifactFolder(digest), "train.jsonl"));
+        expect(await store.damage(digest)).toBe(damage);
+        expect(await store.find(key)).toBeUndefined();
+        expect((await store.result(key))?.digest).toBe(digest);
+        await store.make(run, work);
+        expect(await store.damage(digest)).toBeUndefined();
+    });
+
+    test.each([
+        ["its manifest", (artifact: string) => { rmSync(`${artifact}.json`); }],
+        ["its folder", (artifact: string) => { rmSync(artifact, { recursive: true }); rmSync(`${artifact}.json`); }],
+    ])("an artifact without %s", async (_, remove) => {
+        remove(store.artifactFolder(digest));
+        expect(await store.damage(digest)).toBe("the artifact is gone");
+        expect(await store.find(key)).toBeUndefined();
+    });
+
+    test("a manifest that does not add up to the digest", async () => {
+        const manifest = `${store.artifactFolder(digest)}.json`;
+        const { files } = JSON.parse(readFileSync(manifest, "utf8")) as { files: object[] };
+        writeFileSync(manifest, JSON.stringify({ digest, files: files.slice(1) }));
+        expect(await store.damage(digest)).toBe("the artifact is gone");
+    });
+});
+
+describe("a JSON file", () => {
+    test("is replaced as a whole, also by several at once", async () => {
+        const file = path.join(home, "one.json");
+        expect(await readJson(file)).toBeUndefined();
+        await Promise.all(Array.from({ length: 20 }, (_, i) => writeJson(file, { i, filler: "x".repeat(10_000) })));
+        expect(await readJson<object>(file)).toMatchObject({ filler: "x".repeat(10_000) });
+        expect(readdirSync(home)).toEqual(["one.json"]);
+    });
+
+    test("that cannot be read is not taken for absent", async () => {
+        await expect(readJson(home)).rejects.toThrow("EISDIR");
+    });
+});
+
+describe("the list of runs", () => {
+    const keyOf = (first: string): string => first.padEnd(64, "0");
+    const me = { pid: process.pid, pidStarted: startOfMe(), boot: bootId() };
+
+    function startOfMe(): number {
+        const stat = readFileSync("/proc/self/stat", "utf8");
+        return Number(stat.slice(stat.lastIndexOf(")") + 2).split(" ")[19]);
+    }
+    function bootId(): string {
+        return readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim();
+    }
+    function addRun(first: string, state: object, events: readonly object[] = [], half = ""): void {
+        const folder = path.join(home, "runs", keyOf(first));
+        mkdirSync(folder, { recursive: true });
+        writeFileSync(path.join(folder, "job.json"), JSON.stringify({ kind: "Training", stage: "training" }));
+        writeFileSync(path.join(folder, "state.json"), JSON.stringify({ queuedAt: 1, ...state }));
+        if (events.length > 0) {
+            const lines = events.map((event) => `${JSON.stringify(event)}\n`).join("");
+            writeFileSync(path.join(folder, "events.jsonl"), lines + half);
+        }
+    }
+    const step = (time: number, at: number, phase = "learning") => ({ type: "progress", time, phase, step: at, steps: 10, loss: 1 / at });
+
+    test("is empty without a home", () => {
+        expect(listRuns(path.join(home, "nowhere"))).toEqual([]);
+    });
+
+    test("is newest first and tells step, loss and the time left of a run that goes on", () => {
+        addRun("a", { state: "succeeded", queuedAt: 5 });
+        addRun("b", { state: "running", ...me, queuedAt: 9 }, [step(90, 9, "answers"), step(100, 1), step(106, 4)], '{"type":"pro');
+        expect(listRuns(home).map((one) => one.run)).toEqual(["b00000000000", "a00000000000"]);
+        expect(listRuns(home)[0]).toEqual({
+            ...{ key: keyOf("b"), run: "b00000000000", kind: "Training", stage: "training", state: "running" },
+            ...{ queuedAt: 9, startedAt: null, finishedAt: null },
+            ...{ phase: "learning", step: 4, steps: 10, loss: 0.25, etaSeconds: 12 },
+        });
+    });
+
+    test.each([
+        ["is of another boot", { ...me, boot: "another" }],
+        ["has the number of another process now", { ...me, pidStarted: me.pidStarted - 1 }],
+        ["is gone", { ...me, pid: 4_194_304 }],
+        ["was never named", {}],
+    ])("says lost when the owner of a run %s", (_, owner) => {
+        addRun("a", { state: "running", ...owner });
+        expect(listRuns(home)).toMatchObject([{ state: "lost", reason: "its process is gone without a result" }]);
+        addRun("a", { state: "failed", reason: "no", ...owner });
+        expect(listRuns(home)).toMatchObject([{ state: "failed", reason: "no" }]);
+    });
+
+    test("leaves out what is no run, or not one yet", () => {
+        mkdirSync(path.join(home, "runs", keyOf("a")), { recursive: true });
+        mkdirSync(path.join(home, "runs", "notes"));
+        expect(listRuns(home)).toEqual([]);
+    });
+
+    test("finds a run by the beginning of its name, if it is one", () => {
+        addRun("abc1", { state: "succeeded" });
+        addRun("abc2", { state: "succeeded" });
+        expect(findRun(home, "abc1").key).toBe(keyOf("abc1"));
+        expect(() => findRun(home, "abc")).toThrow("abc stands for 2 runs: give more of its characters");
+        expect(() => findRun(home, "f")).toThrow("there is no run f; `npm run status` lists the runs");
+        expect(() => findRun(home, "../abc1")).toThrow("there is no run ../abc1");
+    });
+});
