@@ -6,8 +6,8 @@ import { UserError } from "../pipeline/user-error";
 import { diagnose } from "./diagnosis";
 import { conversionQuery, literal, readerOf } from "./query";
 import { columnsOf, type Recipe } from "./recipe";
-import { copyStatement, RowTable } from "./row-table";
-import { csvHeader, openSource, type Format, type SourceFile } from "./source-file";
+import { RowTable, writePart } from "./row-table";
+import { csvHeader, openSource, type SourceFile } from "./source-file";
 import { parts, type Part, type Split } from "./split";
 
 export interface ConversionRequest {
@@ -70,19 +70,18 @@ async function convertIn(scratch: string, request: ConversionRequest): Promise<C
     const database = await DuckDBInstance.create(":memory:", {
         memory_limit: "512MB",
         temp_directory: path.join(scratch, "duckdb"),
-        // Each reads into buffers of its own, and more than two are hardly faster.
-        threads: "2",
+        // While files are read, a second one needs 120 MB more: for its buffers, and for rows that wait for their turn.
+        threads: "1",
         // Nothing is to be fetched, and nothing of the user's settings is to be read.
         autoinstall_known_extensions: "false",
         autoload_known_extensions: "false",
     });
+    const connection = await database.connect();
     try {
-        const connection = await database.connect();
         const rows = await RowTable.create(connection, recipe, split, limit);
-        const texts: Text[] = [];
         for (const [index, name] of request.files.entries()) {
             if (rows.room === 0) break;
-            texts.push(await readFile(connection, name, path.join(scratch, `source-${index}`), recipe, rows));
+            await readFile(connection, name, path.join(scratch, `source-${index}`), recipe, rows);
         }
         const counts = await rows.count();
         if (counts.kept === 0) throw new UserError(noRowLeft(request, counts));
@@ -94,25 +93,22 @@ async function convertIn(scratch: string, request: ConversionRequest): Promise<C
                     "Lower the shares, or keep more rows.",
             );
         }
-        // Several threads would reach a positional join in any order; files that are written at the same time need as many.
-        await connection.run("SET threads = 1");
-        const writing: Promise<unknown>[] = [];
-        for (const part of parts.filter((one) => divided[one] > 0)) {
-            const file = literal(path.join(scratch, `${part}.jsonl`));
-            const statement = copyStatement(
-                texts.map(({ sql }) => sql),
-                part,
-                file,
-            );
-            writing.push((await database.connect()).run(statement));
-            // Each reader of Parquet holds whole row groups, so there must not be three of them.
-            if (texts.some(({ format }) => format === "parquet")) await Promise.allSettled(writing);
-        }
+        const writing = parts
+            .filter((part) => divided[part] > 0)
+            .map(async (part) => {
+                const writer = await database.connect();
+                try {
+                    await writePart(writer, part, path.join(scratch, `${part}.jsonl`));
+                } finally {
+                    writer.closeSync();
+                }
+            });
         // None may be at work when the database is closed.
         await Promise.allSettled(writing);
         await Promise.all(writing);
         return { ...counts, rows: divided, characters };
     } finally {
+        connection.closeSync();
         database.closeSync();
     }
 }
@@ -127,12 +123,6 @@ function noRowLeft(
     return `${where}: recipe ${recipe.name} keeps none of ${scanned} rows (${reasons.join(", ")}). Check its columns and filters.`;
 }
 
-/** The query for the texts of a file's rows. */
-interface Text {
-    sql: string;
-    format: Format;
-}
-
 /** Adds the rows of a file, as many as are let in. */
 async function readFile(
     connection: DuckDBConnection,
@@ -140,23 +130,21 @@ async function readFile(
     unpacked: string,
     recipe: Recipe,
     rows: RowTable,
-): Promise<Text> {
+): Promise<void> {
     const source = await openSource(name, unpacked);
     try {
         const available = await columnsIn(connection, source, recipe);
         const { from, columns } = readerOf(source, recipe, available);
-        const query = (slice: string): ReturnType<typeof conversionQuery> =>
-            conversionQuery(`(SELECT * FROM ${from} ${slice})`, columns, recipe);
         let read = 0;
         let wanted: number;
         let found: number;
         do {
             // Only reading shows how many rows hold as many as are let in: a quarter more, then twice what was read.
             wanted = Math.max(Math.ceil(1.25 * rows.room), read);
-            found = await rows.add(query(wanted === Infinity ? "" : `LIMIT ${wanted} OFFSET ${read}`));
+            const slice = wanted === Infinity ? "" : `LIMIT ${wanted} OFFSET ${read}`;
+            found = await rows.add(conversionQuery(`(SELECT * FROM ${from} ${slice})`, columns, recipe));
             read += found;
         } while (found === wanted && rows.room > 0);
-        return { sql: query(wanted === Infinity ? "" : `LIMIT ${read}`).sql, format: source.format };
     } catch (error) {
         // DuckDB's errors have no class or code of their own; what the system or Retune throws has one.
         const foreign =

@@ -49,7 +49,7 @@ export const recipeSchema = z
         unicode: z.enum(["NFC", "none"]).default("none"),
         /** Takes white space off both ends of instruction, input and output. */
         trim: z.boolean().default(false),
-        /** Keeps the first of rows whose prompt is the same after NFKC with runs of white space as one space. */
+        /** Keeps the first of rows whose prompt is the same in NFC, in one width, and with runs of white space as one space. */
         deduplicate: z.boolean().default(false),
     })
     .refine(({ instruction, columns }) => columns.input !== undefined || "column" in instruction, {
