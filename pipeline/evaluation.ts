@@ -1,9 +1,9 @@
-import { z } from "zod";
+import type { z } from "zod";
 import { targetSchema } from "../infra/target";
-import { digest, flag, integer, jsonObject, list, oneOf, text } from "./fields";
+import { integer, jsonObject, list, text } from "./fields";
 import { keyOf } from "./identity";
+import { answeringFields } from "./llamafactory/answering";
 import { llamafactoryRun, trainingVersions } from "./llamafactory/job";
-import { modelDigest } from "./model";
 import { metric, type Stage } from "./stage";
 
 /** `retune:evaluation`. */
@@ -22,15 +22,7 @@ export const evaluationSettings = {
 
 const fields = {
     target: targetSchema,
-    model: modelDigest,
-    trained: digest("the digest of a training"),
-    dataset: digest("the digest of a data set"),
-    template: text("the name of a template"),
-    enableThinking: flag().optional(),
-    instruction: z.string(),
-    precision: oneOf(["fp32", "bf16", "fp16"]),
-    cutoffLength: integer("a whole number from 16", { from: 16 }),
-    threads: integer("a whole number from 1", { from: 1 }),
+    ...answeringFields,
     ...evaluationSettings,
     tools: jsonObject().optional(),
 };

@@ -1,9 +1,9 @@
 import { z } from "zod";
 import { targetSchema } from "../infra/target";
-import { digest, flag, integer, jsonObject, list, oneOf, text } from "./fields";
+import { jsonObject } from "./fields";
 import type { JsonObject } from "./identity";
+import { answeringFields } from "./llamafactory/answering";
 import { llamafactoryRun, trainingVersions } from "./llamafactory/job";
-import { modelDigest } from "./model";
 import { metric, type Stage } from "./stage";
 
 /** `retune:export`. */
@@ -11,18 +11,8 @@ export const exportSettings = {};
 
 const fields = {
     target: targetSchema,
-    model: modelDigest,
-    trained: digest("the digest of a training"),
-    template: text("the name of a template"),
-    enableThinking: flag().optional(),
-    instruction: z.string(),
-    precision: oneOf(["fp32", "bf16", "fp16"]),
-    cutoffLength: integer("a whole number from 16", { from: 16 }),
-    threads: integer("a whole number from 1", { from: 1 }),
-    /** Questions that the merged model must answer like base + adapter. */
-    prompts: list(text("a question"), "a list of questions"),
-    maxNewTokens: integer("a whole number from 1", { from: 1 }),
-    dataset: digest("the digest of a data set"),
+    /** The merged model must answer the prompts like base + adapter. */
+    ...answeringFields,
     /** What the model was made of besides, for the manifest in it. */
     provenance: jsonObject(),
     /** Said in the model card, such as "not medical advice". */

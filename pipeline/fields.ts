@@ -111,7 +111,9 @@ export function problemsOf(error: z.ZodError, prefix: readonly PropertyKey[] = [
     return error.issues.flatMap((issue) => {
         const at = [...prefix, ...issue.path];
         if (issue.code !== "unrecognized_keys") return [{ path: dotted(at), message: issue.message }];
-        const known = issue.message.startsWith(KNOWN) ? issue.message.slice(KNOWN.length).split(" ").filter(Boolean) : [];
+        const known = issue.message.startsWith(KNOWN)
+            ? issue.message.slice(KNOWN.length).split(" ").filter(Boolean)
+            : [];
         return issue.keys.map((key) => ({ path: dotted([...at, key]), message: unknownKey(key, known) }));
     });
 }

@@ -3,7 +3,7 @@ import * as path from "node:path";
 import { z } from "zod";
 import { resolveHubCommit } from "../datasets/sources/source";
 import { targetSchema } from "../infra/target";
-import { digest, flag, group, integer, jsonObject, text, unknownKey } from "./fields";
+import { flag, group, integer, jsonObject, text, unknownKey } from "./fields";
 import { digestOfFiles, fileDigest, same, type FileEntry, type JsonObject } from "./identity";
 import { llamafactoryRun, modelPackages, versions } from "./llamafactory/job";
 import { metric, type Stage } from "./stage";
@@ -127,9 +127,6 @@ export const model: Stage<Inputs> = {
 
     facts: (metrics) => ({ files: metric(metrics, "files"), bytes: metric(metrics, "bytes") }),
 };
-
-/** For stages that take the model: its artifact's digest. */
-export const modelDigest = digest("the digest of a model");
 
 /** The address that the target asks. Like `huggingface-cli`, but the job carries it: a worker outlives its client. */
 function endpointOf(source: Source): string | null {

@@ -1,8 +1,8 @@
 import { type z } from "zod";
 import { targetSchema } from "../infra/target";
-import { digest, flag, integer, jsonObject, number, oneOf, text } from "./fields";
+import { digest, integer, jsonObject, number, oneOf } from "./fields";
+import { chatFields, PRECISIONS } from "./llamafactory/answering";
 import { llamafactoryRun, trainingVersions } from "./llamafactory/job";
-import { modelDigest } from "./model";
 import { metric, type Stage } from "./stage";
 
 /** `retune:training`; the defaults are those of LLaMA-Factory's web page. */
@@ -20,7 +20,7 @@ export const trainingSettings = {
     /** Tokens; what is longer is cut off. */
     cutoffLength: integer("a whole number from 16", { from: 16 }).default(2048),
     /** Of weights and arithmetic. bf16 wants a GPU, or a CPU with instructions for it. */
-    precision: oneOf(["fp32", "bf16", "fp16"]).default("bf16"),
+    precision: oneOf(PRECISIONS).default("bf16"),
     seed: integer("a whole number from 0", { from: 0 }).default(42),
     /** Of a CPU. Another number gives another rounding, hence another model: it does not follow the machine. */
     threads: integer("a whole number from 1", { from: 1 }).default(2),
@@ -30,10 +30,9 @@ export const trainingSettings = {
 
 const fields = {
     target: targetSchema,
-    model: modelDigest,
+    model: digest("the digest of a model"),
     dataset: digest("the digest of a data set"),
-    template: text("the name of a template"),
-    enableThinking: flag().optional(),
+    ...chatFields,
     ...trainingSettings,
     tools: jsonObject().optional(),
 };

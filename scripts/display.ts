@@ -109,10 +109,12 @@ function summary(facts: JsonObject): string {
 function listed(facts: JsonObject): string {
     return Object.entries(facts)
         .filter(([, value]) => value !== null && value !== undefined)
-        .map(([name, value]) =>
-            name === "bytes" ? `${(Number(value) / 1e6).toFixed(0)} MB` : `${name} ${compact(value ?? null)}`,
-        )
+        .map(([name, value]) => (name === "bytes" ? size(Number(value)) : `${name} ${compact(value ?? null)}`))
         .join(", ");
+}
+
+function size(bytes: number): string {
+    return bytes < 1e6 ? `${(bytes / 1e3).toFixed(0)} kB` : `${(bytes / 1e6).toFixed(0)} MB`;
 }
 
 function compact(value: Json): string {

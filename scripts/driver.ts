@@ -264,7 +264,6 @@ export function explainCli(stderr: string): string {
             "an empty one: unset the variable, or set it to nothing"
         );
     }
-    if (isLocked(stderr))
-        return "another update of this stack started at the same moment; try again";
+    if (isLocked(stderr)) return "another update of this stack started at the same moment; try again";
     return stderr.trim().replace(/^error: /gm, "") || "the Pulumi CLI failed without a word";
 }

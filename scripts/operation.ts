@@ -34,6 +34,7 @@ export async function operate(operation: Operation, args: readonly string[], pul
 
     const begin = Date.now();
     const display = new Display(options.json ? process.stderr : process.stdout);
+    display.line(`${operation} of stack ${options.stack}`);
     const outcomes = new Outcomes(operation);
     const detach = new AbortController();
     const ended = await drive({

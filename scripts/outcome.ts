@@ -150,7 +150,7 @@ export class Outcomes {
 function tidy(text: string): string {
     const problem = text.indexOf(PROBLEM);
     if (problem >= 0) return text.slice(problem + PROBLEM.length);
-    return text.replace(/^1 error occurred:\s*\* /, "").replace(/^(creating|updating) failed: /, "");
+    return text.replace(/^1 error occurred:\s*\* /, "").replace(/^(creating|updating|Preview) failed: /, "");
 }
 
 function pick(outputs: JsonObject): Partial<StageOutcome> {

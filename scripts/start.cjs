@@ -1,11 +1,16 @@
 // Starts a command: set-up where something is missing, then the command in TypeScript. Plain Node, because on a fresh
 // machine there is nothing else yet.
 "use strict";
+const tty = require("node:tty");
 
 /** Exit code for a mistake in the command line or the configuration. */
 const USAGE = 2;
 
+/** The streams that are a terminal now. */
+const terminals = () => [0, 1, 2].filter((stream) => tty.isatty(stream));
+
 module.exports = async function start(needs, command) {
+    const before = terminals();
     try {
         const { setup } = require("./setup.cjs");
         const tools = await setup({ only: needs });
@@ -16,4 +21,6 @@ module.exports = async function start(needs, command) {
         process.stderr.write(`${forPeople ? error.message : (error.stack ?? error)}\n`);
         process.exitCode = error.exitCode ?? (forPeople && error.usage ? USAGE : 1);
     }
+    // Node aborts when it exits and cannot reset a terminal that is gone: dying of the hang-up is what is usual.
+    if (terminals().length < before.length) process.kill(process.pid, "SIGHUP");
 };

@@ -62,11 +62,11 @@ export async function ensure(
 
 async function ensureRun(run: TargetRun, stage: string, surroundings: Surroundings): Promise<Ensured> {
     const { executor, store } = surroundings;
-    const stored = await store.find(run.key);
-    if (stored !== undefined) return { result: stored, action: "cached" };
+    const stored = await store.result(run.key);
+    // A result without its artifact is no result: the run is repeated. One that appears from here on is a good one.
+    const again = stored !== undefined && (await store.damage(stored.digest)) !== undefined;
+    if (stored !== undefined && !again) return { result: stored, action: "cached" };
     if (surroundings.cancelled.aborted) throw new Detached();
-    // A result without its artifact is no result: the run is repeated.
-    const again = (await store.result(run.key)) !== undefined;
     const { hub, ...job } = run;
     const status = await executor.submit({ ...job, stage }, supplies(run.program, hub), again);
     const result = await follow(status, surroundings);
@@ -128,7 +128,12 @@ async function orDetached<Value>(value: Promise<Value>, { cancelled }: Surroundi
 
 function explain(status: RunStatus): string {
     const run = status.key.slice(0, 12);
-    const lines = (status.log ?? "").trimEnd().split("\n").slice(-12);
+    // The reason is often the last thing that the program has said.
+    const lines = (status.log ?? "")
+        .trimEnd()
+        .split("\n")
+        .filter((line) => line !== status.reason)
+        .slice(-12);
     const log =
         lines.join("").trim() === "" ? "" : `\n  last lines of its log:\n${lines.map((l) => `    ${l}`).join("\n")}`;
     const next = status.state === "failed" ? "the whole log" : "`npm run up` resumes it; its log";

@@ -28,7 +28,12 @@ export function serveProvider(server: grpc.Server, lifecycle: Lifecycle, onCance
                 );
         };
 
-    const unimplemented = (name: string) => answer(() => Promise.reject(new NotServed(name)));
+    const unimplemented = (name: string, streams: boolean): grpc.UntypedHandleCall =>
+        streams
+            ? (call: grpc.ServerWritableStream<unknown, unknown>) => {
+                  call.emit("error", statusOf(new NotServed(name)));
+              }
+            : answer(() => Promise.reject(new NotServed(name)));
     const implementation: Record<string, grpc.UntypedHandleCall> = {
         getPluginInfo: answer(() => new plugin.PluginInfo().setVersion("0.1.0")),
         getSchema: answer(() =>
@@ -112,7 +117,9 @@ export function serveProvider(server: grpc.Server, lifecycle: Lifecycle, onCance
             return new Empty();
         }),
     };
-    for (const name of Object.keys(service.ResourceProviderService)) implementation[name] ??= unimplemented(name);
+    for (const [name, { responseStream }] of Object.entries(service.ResourceProviderService)) {
+        implementation[name] ??= unimplemented(name, responseStream);
+    }
     server.addService(service.ResourceProviderService, implementation);
 }
 
@@ -126,10 +133,21 @@ function propertyDiff(change: Change): messages.PropertyDiff {
 
 class NotServed extends Error {}
 
+/** What to do about what a file system says. */
+const ADVICE: Readonly<Record<string, string>> = {
+    ENOSPC: "make room, or move RETUNE_HOME and RETUNE_CACHE to a larger disk",
+    EDQUOT: "make room, or move RETUNE_HOME and RETUNE_CACHE to a larger disk",
+    EACCES: "RETUNE_HOME and RETUNE_CACHE must belong to you",
+    EROFS: "RETUNE_HOME and RETUNE_CACHE must be writable",
+};
+
 function statusOf(error: unknown): Partial<grpc.StatusObject> {
     if (error instanceof NotServed) return { code: grpc.status.UNIMPLEMENTED, details: error.message };
     if (error instanceof InitFailure) return error.status;
     if (error instanceof UserError) return { code: grpc.status.UNKNOWN, details: error.message };
+    const code = (error as NodeJS.ErrnoException).code ?? "";
+    const advice = ADVICE[code];
+    if (advice !== undefined) return { code: grpc.status.UNKNOWN, details: `${(error as Error).message}: ${advice}` };
     const defect = error instanceof Error ? (error.stack ?? error.message) : String(error);
     return { code: grpc.status.INTERNAL, details: `this is a defect of Retune: ${defect}` };
 }

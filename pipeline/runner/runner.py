@@ -73,6 +73,12 @@ def read_json(path: Path):
         return None
 
 
+def drop_half_line(path: Path) -> None:
+    """Takes off what a process that was killed while it wrote has left after the last whole line."""
+    with contextlib.suppress(FileNotFoundError), path.open("rb+") as file:
+        file.truncate(file.read().rfind(b"\n") + 1)
+
+
 def sha256(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
@@ -197,8 +203,11 @@ def submit(home: Path, payload: dict) -> dict:
         time.sleep(0.02)  # another client is about to start it, or its supervisor is about to end
     if read_json(run.folder / "result.json") and payload.get("again") is not True:
         return {**run.status(), "started": False}
-    for name in ("result.json", "stop", "events.jsonl"):
-        (run.folder / name).unlink(missing_ok=True)
+    (run.folder / "result.json").unlink(missing_ok=True)
+    (run.folder / "stop").unlink(missing_ok=True)
+    if payload.get("again"):  # from the beginning; an attempt that resumes goes on with the events of the one before
+        (run.folder / "events.jsonl").unlink(missing_ok=True)
+    drop_half_line(run.folder / "events.jsonl")
     programs = run.folder / "programs"
     programs.mkdir(exist_ok=True)
     for name, source in payload["programs"].items():
@@ -363,7 +372,11 @@ def store(home: Path, folder: Path):
     digest = hashlib.sha256(listing.encode()).hexdigest()
     place = home / "store" / digest
     place.parent.mkdir(parents=True, exist_ok=True)
-    # An artifact that is there but damaged is replaced: what was just made is known to be right.
+    if place.is_dir() and all(intact(place / file["path"], file) for file in files):
+        shutil.rmtree(folder)  # somebody may be reading the one that is there
+        write_json(place.with_name(f"{digest}.json"), {"digest": digest, "files": files})
+        return digest, files
+    # A damaged one is replaced: what was just made is known to be right.
     if place.exists():
         aside = place.with_name(f".{digest}.{os.getpid()}")
         place.rename(aside)
@@ -374,6 +387,10 @@ def store(home: Path, folder: Path):
     folder.rename(place)
     write_json(place.with_name(f"{digest}.json"), {"digest": digest, "files": files})
     return digest, files
+
+
+def intact(path: Path, file: dict) -> bool:
+    return path.is_file() and path.stat().st_size == file["size"] and sha256(path) == file["sha256"]
 
 
 # --- the worker -------------------------------------------------------------------------------------------------------

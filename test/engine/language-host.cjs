@@ -37,7 +37,10 @@ function configuration(request) {
     for (const [key, value] of request.getConfigMap().getEntryList()) {
         values[key.replace(":", ":config:")] = value;
     }
-    return { PULUMI_CONFIG: JSON.stringify(values), PULUMI_CONFIG_SECRET_KEYS: JSON.stringify(request.getConfigsecretkeysList()) };
+    return {
+        PULUMI_CONFIG: JSON.stringify(values),
+        PULUMI_CONFIG_SECRET_KEYS: JSON.stringify(request.getConfigsecretkeysList()),
+    };
 }
 
 function run(call, done) {
@@ -58,11 +61,15 @@ function run(call, done) {
     const flags = Object.entries(given).flatMap(([name, value]) => (value ? [`--${name}`, String(value)] : []));
     const start = createRequire(path.join(folder, "package.json")).resolve("@pulumi/pulumi/cmd/run");
     const dryRun = request.getDryrun() ? ["--dry-run"] : [];
-    const program = spawn(process.execPath, [...words(nodeargs), start, ...flags, ...dryRun, info.getEntryPoint() || "."], {
-        cwd: folder,
-        env: { ...process.env, ...configuration(request) },
-        stdio: ["ignore", 2, 2], // stdout is for the port
-    });
+    const program = spawn(
+        process.execPath,
+        [...words(nodeargs), start, ...flags, ...dryRun, info.getEntryPoint() || "."],
+        {
+            cwd: folder,
+            env: { ...process.env, ...configuration(request) },
+            stdio: ["ignore", 2, 2], // stdout is for the port
+        },
+    );
     programs.add(program);
     program.on("close", (code, signal) => {
         programs.delete(program);

@@ -25,7 +25,8 @@ describe("every method of training really runs, to the merged model", () => {
         expect({ code, actions }, stderr).toEqual({ code: 0, actions: all("ran", first) });
         expect(stage("training").facts).toMatchObject({ steps: 4, evalLoss: null });
         expect(stage("export").facts).toMatchObject({ parity });
-        const files = (name: "training" | "export") => filesBelow(fs.realpathSync(fileURLToPath(stage(name).uri ?? "")));
+        const files = (name: "training" | "export") =>
+            filesBelow(fs.realpathSync(fileURLToPath(stage(name).uri ?? "")));
         expect(files("training")).toContain(file);
         expect(files("export")).toContain("model.safetensors");
         const log = fs.readFileSync(path.join(rig.runs("Training").at(-1)?.folder ?? "", "log"), "utf8");
@@ -33,7 +34,10 @@ describe("every method of training really runs, to the merged model", () => {
     });
 
     test("an option of LLaMA-Factory that is passed on reaches it", async () => {
-        rig.configure({ training: { llamafactory: { lora_dropout: 0.25, warmup_steps: 2 } }, dataset: { split: { validation: 0 } } });
+        rig.configure({
+            training: { llamafactory: { lora_dropout: 0.25, warmup_steps: 2 } },
+            dataset: { split: { validation: 0 } },
+        });
         const { code, stage, stderr } = await rig.json("up");
         expect(code, stderr).toBe(0);
         const folder = fileURLToPath(stage("training").uri ?? "");

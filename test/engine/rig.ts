@@ -98,7 +98,9 @@ export class Running {
 
     /** The Pulumi CLI that it drives. */
     cli(): Promise<number> {
-        return this.until("its Pulumi CLI", () => childrenOf(this.pid).find((pid) => commandOf(pid).includes("pulumi")));
+        return this.until("its Pulumi CLI", () =>
+            childrenOf(this.pid).find((pid) => commandOf(pid).includes("pulumi")),
+        );
     }
 }
 
@@ -173,7 +175,8 @@ export class Rig {
     async json(command: "up" | "preview" | "refresh" | "destroy", ...args: readonly string[]) {
         const ended = await this.run(command, "--json", ...args);
         const line = ended.stdout.trimEnd().split("\n").at(-1) ?? "";
-        if (line === "") throw new Error(`${command} --json printed nothing (exit ${String(ended.code)}):\n${ended.stderr}`);
+        if (line === "")
+            throw new Error(`${command} --json printed nothing (exit ${String(ended.code)}):\n${ended.stderr}`);
         const answer = JSON.parse(line) as Answer;
         return { ...ended, answer, actions: actionsOf(answer), stage: (name: StageName) => stageOf(answer, name) };
     }

@@ -43,7 +43,9 @@ describe("secrets", () => {
         const folders = [rig.home, path.join(rig.folder, "pulumi-home"), rig.runtime, rig.project];
         return folders
             .flatMap((folder) => filesBelow(folder).map((file) => path.join(folder, file)))
-            .filter((file) => fs.existsSync(file) && fs.statSync(file).isFile() && fs.readFileSync(file).includes(CANARY));
+            .filter(
+                (file) => fs.existsSync(file) && fs.statSync(file).isFile() && fs.readFileSync(file).includes(CANARY),
+            );
     };
 
     /** Processes other than the tester's own whose arguments or environment hold the canary, as long as a command runs. */

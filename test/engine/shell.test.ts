@@ -30,7 +30,10 @@ describe("pulumi from a shell", () => {
 
     test("a preview and an up on an empty home", async () => {
         const init = await rig.start(pulumi, ["stack", "init", "test", "--non-interactive"], {
-            env: { PULUMI_BACKEND_URL: `file://${rig.home}/state?create_dir=true&metadata=skip`, PULUMI_CONFIG_PASSPHRASE: "" },
+            env: {
+                PULUMI_BACKEND_URL: `file://${rig.home}/state?create_dir=true&metadata=skip`,
+                PULUMI_CONFIG_PASSPHRASE: "",
+            },
         }).ended;
         expect(init.code, init.stderr).toBe(0);
         const preview = await start("preview").ended;

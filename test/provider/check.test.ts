@@ -49,7 +49,14 @@ describe("check", () => {
     });
 
     test("names all that is wrong at once, each reason beginning with its path", async () => {
-        const wrong = { ...training, learningRate: "fast", epochs: 0, learningRte: 1, model: "x", target: { type: "locl" } };
+        const wrong = {
+            ...training,
+            learningRate: "fast",
+            epochs: 0,
+            learningRte: 1,
+            model: "x",
+            target: { type: "locl" },
+        };
         expect(await refused("Training", wrong)).toEqual([
             'target.type: expected one of local, got "locl"; did you mean local?',
             'model: expected the digest of a model, got "x"',

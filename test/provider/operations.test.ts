@@ -15,11 +15,17 @@ const checked = async (provider: Provider, kind: string, news: JsonObject): Prom
     expect(failures).toEqual([]);
     return inputs;
 };
-const starts = (rig: Rig): string[] => read(path.join(rig.control, "starts")).split("\n").filter((line) => line !== "");
+const starts = (rig: Rig): string[] =>
+    read(path.join(rig.control, "starts"))
+        .split("\n")
+        .filter((line) => line !== "");
 
 /** What an operation that must not succeed ended with. */
 async function interruption(operation: Promise<unknown>): Promise<InitFailed> {
-    const error = await operation.then(() => "it succeeded", (reason: unknown) => reason);
+    const error = await operation.then(
+        () => "it succeeded",
+        (reason: unknown) => reason,
+    );
     expect(error).toBeInstanceOf(InitFailed);
     return error as InitFailed;
 }
@@ -123,7 +129,10 @@ describe("creating a data set", () => {
             ...["test.jsonl", "train.jsonl", "validation.jsonl"],
         ]);
         const [first = ""] = readFileSync(path.join(folder, "train.jsonl"), "utf8").split("\n");
-        expect(JSON.parse(first)).toMatchObject({ instruction: "Answer.", input: expect.stringContaining("question") as unknown });
+        expect(JSON.parse(first)).toMatchObject({
+            instruction: "Answer.",
+            input: expect.stringContaining("question") as unknown,
+        });
     });
 
     test("takes it from the store the second time, also for another name or place", async () => {
@@ -194,7 +203,7 @@ describe("a stage that runs on the target", () => {
         const provider = await rig.start();
         writeFileSync(path.join(rig.control, "fail"), "loss became nan at step 3");
         const inputs = await checked(provider, "Model", model);
-        const [run] = [((await provider.create("Model", inputs, { preview: true })).outputs["run"] as string)];
+        const [run] = [(await provider.create("Model", inputs, { preview: true })).outputs["run"] as string];
         await expect(provider.create("Model", inputs)).rejects.toMatchObject({
             code: 2,
             details: `run ${run} failed: loss became nan at step 3\n  the whole log: npm run logs -- ${run}`,
@@ -229,8 +238,9 @@ describe("a stage that runs on the target", () => {
         expect(provider.lines.every((line) => line.ephemeral && line.urn === urnOf("Model"))).toBe(true);
         const times = provider.lines.map((line) => line.at);
         const gaps = times.slice(1).map((time, i) => time - (times[i] ?? 0));
-        // Timers may fire a little early or late.
-        expect(Math.min(...gaps)).toBeGreaterThan(900);
+        // Sent a second apart; on a busy machine one may arrive late, and the next one then seems early.
+        expect(Math.min(...gaps)).toBeGreaterThan(500);
+        expect(gaps.reduce((sum, gap) => sum + gap, 0)).toBeGreaterThan(900 * gaps.length);
         expect(steps()[0]?.text).toMatch(/^learning, step \d+\/1000 \(\d+ %\), loss 2\.5000(, \d+ s left)?$/);
     });
 });
@@ -243,10 +253,11 @@ describe("an update that is cancelled", () => {
         const { outputs: olds } = await provider.create("Model", before);
         const after = await checked(provider, "Model", { ...model, source: { random: { seed: 2 } } });
         rig.hold();
-        const updating = provider.update("Model", before, olds, after);
+        provider.lines.length = 0;
+        const ending = interruption(provider.update("Model", before, olds, after));
         await provider.said("learning, step");
         await provider.cancel();
-        const { id, properties, reasons } = await interruption(updating);
+        const { id, properties, reasons } = await ending;
         expect({ id, properties, reasons }).toEqual({ id: "model", properties: olds, reasons: [DETACHED] });
         rig.release();
 
@@ -263,10 +274,10 @@ describe("an update that is cancelled", () => {
         const provider = await rig.start();
         rig.hold();
         const inputs = await checked(provider, "Model", model);
-        const creating = provider.create("Model", inputs);
+        const ending = interruption(provider.create("Model", inputs));
         await provider.said("learning, step");
         await provider.cancel();
-        const failure = await interruption(creating);
+        const failure = await ending;
         expect(failure.id).toBe("model");
         expect(failure.properties).toEqual({});
         expect(failure.inputs).toEqual(inputs);
@@ -395,7 +406,8 @@ test("a model's folder is copied on the client, without anything of it that coul
     const folder = path.join(rig.folder, "weights");
     mkdirSync(folder);
     for (const name of ["config.json", "tokenizer.json"]) writeFileSync(path.join(folder, name), "{}");
-    for (const name of ["model.safetensors", "pytorch_model.bin", "modeling.py"]) writeFileSync(path.join(folder, name), "x");
+    for (const name of ["model.safetensors", "pytorch_model.bin", "modeling.py"])
+        writeFileSync(path.join(folder, name), "x");
     const inputs = await checked(provider, "Model", { ...model, source: { folder } });
     const { outputs } = await provider.create("Model", inputs);
     expect(outputs).toMatchObject({ action: "ran", facts: { files: 3 } });

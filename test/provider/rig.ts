@@ -12,7 +12,7 @@ import * as messages from "@pulumi/pulumi/proto/provider_pb.js";
 import { Status } from "@pulumi/pulumi/proto/status_pb.js";
 import { Empty } from "google-protobuf/google/protobuf/empty_pb.js";
 import { Struct, type JavaScriptValue } from "google-protobuf/google/protobuf/struct_pb.js";
-import { onTestFinished, vi } from "vitest";
+import { afterAll, onTestFinished, vi } from "vitest";
 import type { JsonObject } from "../../pipeline/identity";
 import { project, pythonEnvironment } from "../../scripts/locations.cjs";
 import { endAll, until } from "../unit/processes";
@@ -44,8 +44,8 @@ const python = execFileSync("python3", ["-c", "import os, sys; print(os.path.rea
 }).trim();
 
 // TypeScript is compiled once for all the providers that these tests start.
-const compiled = path.join(tmpdir(), `retune-provider-test-ts-${process.pid}`);
-process.on("exit", () => {
+const compiled = mkdtempSync(path.join(tmpdir(), "retune-provider-ts-"));
+afterAll(() => {
     rmSync(compiled, { recursive: true, force: true });
 });
 
@@ -59,7 +59,6 @@ export class Rig {
 
     constructor() {
         for (const name of ["cache", "control", "runtime"]) mkdirSync(path.join(this.folder, name));
-        mkdirSync(compiled, { recursive: true });
         symlinkSync(compiled, path.join(this.cache, "ts"));
         vi.stubEnv("RETUNE_CACHE", this.cache);
         const bin = path.join(pythonEnvironment(), "bin");
@@ -138,7 +137,7 @@ export class Provider {
                 });
                 done(null, new Empty());
             },
-        } as grpc.UntypedServiceImplementation);
+        });
         const port = await new Promise<number>((resolve, reject) => {
             engine.bindAsync("127.0.0.1:0", grpc.ServerCredentials.createInsecure(), (error, bound) => {
                 if (error) reject(error);
@@ -216,7 +215,9 @@ export class Provider {
             .setOlds(struct(olds))
             .setNews(struct(news))
             .setPreview(preview);
-        return json((await unary<messages.UpdateResponse>((done) => this.client.update(request, done))).getProperties());
+        return json(
+            (await unary<messages.UpdateResponse>((done) => this.client.update(request, done))).getProperties(),
+        );
     }
 
     async read(kind: string, inputs: JsonObject, outputs: JsonObject) {
@@ -251,8 +252,10 @@ export class Provider {
 
     /** Waits for a line at a resource. */
     async said(text: string): Promise<Line> {
-        await until(() => this.lines.some((line) => line.text.includes(text)));
-        return this.lines.find((line) => line.text.includes(text)) as Line;
+        return vi.waitUntil(() => this.lines.find((line) => line.text.includes(text)), {
+            timeout: 15_000,
+            interval: 10,
+        });
     }
 }
 
@@ -284,8 +287,7 @@ export function unary<Response>(
 function initFailure(error: grpc.ServiceError): InitFailed | undefined {
     const [details] = error.metadata.get("grpc-status-details-bin");
     if (!(details instanceof Buffer)) return undefined;
-    process.stderr.write(`DBG ${details.toString("base64")}\n`);
-    const [detail] = Status.deserializeBinary(new Uint8Array(details)).getDetailsList();
+    const [detail] = Status.deserializeBinary(details).getDetailsList();
     if (detail?.getTypeName() !== "pulumirpc.ErrorResourceInitFailed") return undefined;
     const failure = messages.ErrorResourceInitFailed.deserializeBinary(detail.getValue_asU8());
     return new InitFailed(
@@ -303,4 +305,3 @@ export function struct(value: JsonObject): Struct {
 export function json(value: Struct | undefined): JsonObject {
     return value?.toJavaScript() ?? {};
 }
-

@@ -41,7 +41,9 @@ describe("changes", () => {
     });
 
     test("are none between a value and itself, and never empty between values that differ", () => {
-        const value = fc.dictionary(fc.string(), fc.jsonValue()).map((one) => JSON.parse(JSON.stringify(one)) as JsonObject);
+        const value = fc
+            .dictionary(fc.string(), fc.jsonValue())
+            .map((one) => JSON.parse(JSON.stringify(one)) as JsonObject);
         fc.assert(
             fc.property(value, (one) => {
                 expect(changesBetween(one, structuredClone(one))).toEqual([]);
@@ -50,7 +52,11 @@ describe("changes", () => {
         fc.assert(
             fc.property(value, fc.string({ minLength: 1 }), (one, name) => {
                 fc.pre(!Object.hasOwn(one, name) && !name.includes("."));
-                expect(changesBetween(one, { ...one, [name]: 1 })).toContainEqual({ kind: "added", field: name, new: 1 });
+                expect(changesBetween(one, { ...one, [name]: 1 })).toContainEqual({
+                    kind: "added",
+                    field: name,
+                    new: 1,
+                });
             }),
         );
     });
@@ -70,10 +76,7 @@ describe("a change in words", () => {
             "dataset 0123456789ab → known after the stage before has run",
         ],
         [{ kind: "changed", field: "prompts", old: ["a"], new: ["a", "b"] }, 'prompts ["a"] → ["a","b"]'],
-        [
-            { kind: "added", field: "prompts", new: ["x".repeat(80)] },
-            `prompts added: ["${"x".repeat(55)}…`,
-        ],
+        [{ kind: "added", field: "prompts", new: ["x".repeat(80)] }, `prompts added: ["${"x".repeat(55)}…`],
     ] as const)("%j", (change, words) => {
         expect(describeChange(change)).toBe(words);
     });

@@ -4,7 +4,7 @@ import { beforeEach, describe, expect, onTestFinished, test, vi } from "vitest";
 import { readConfiguration } from "../../pipeline/configuration";
 
 const { setAllConfig } = runtime as unknown as {
-    setAllConfig(values: Record<string, string>, secrets?: readonly string[]): void;
+    readonly setAllConfig: (values: Record<string, string>, secrets?: readonly string[]) => void;
 };
 const project = path.resolve(import.meta.dirname, "../..");
 
@@ -15,8 +15,12 @@ const parts = {
 };
 
 /** The configuration with these parts, as the engine hands it over: texts, most of them JSON. */
-function read(more: Readonly<Record<string, unknown>> = {}, set?: Readonly<Record<string, unknown>>, secrets: string[] = []) {
-    const values = Object.entries({ ...parts, ...more }).filter(([, value]) => value !== undefined);
+function read(
+    more: Readonly<Record<string, unknown>> = {},
+    set?: Readonly<Record<string, unknown>>,
+    secrets: string[] = [],
+) {
+    const values = Object.entries<unknown>({ ...parts, ...more }).filter(([, value]) => value !== undefined);
     const texts = values.map(([name, value]) => [
         `retune:${name}`,
         typeof value === "string" ? value : JSON.stringify(value),
@@ -51,7 +55,10 @@ test("the texts that `pulumi config set` stores are numbers where numbers are wa
 
 describe("--set", () => {
     test("changes one value for this run", () => {
-        const { training } = read({ training: { seed: 1, epochs: 2 } }, { "training.seed": 9, "training.llamafactory.lora_dropout": 0.1 });
+        const { training } = read(
+            { training: { seed: 1, epochs: 2 } },
+            { "training.seed": 9, "training.llamafactory.lora_dropout": 0.1 },
+        );
         expect(training).toMatchObject({ seed: 9, epochs: 2, llamafactory: { lora_dropout: 0.1 } });
     });
 

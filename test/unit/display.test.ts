@@ -98,7 +98,11 @@ describe("without a terminal", () => {
         at(9_999, "model", "unpacking");
         at(10_000, "training", "step 3");
         at(12_000, "training", "step 4");
-        expect(written).toEqual(["  training    … step 1\n", "  model       … unpacking\n", "  training    … step 3\n"]);
+        expect(written).toEqual([
+            "  training    … step 1\n",
+            "  model       … unpacking\n",
+            "  training    … step 3\n",
+        ]);
     });
 
     test("nothing is ever erased", () => {
@@ -142,7 +146,10 @@ describe("on a terminal", () => {
         const { display, written } = streamOf(columns);
         display.progress("training", text);
         const [line = ""] = seen(written);
-        const width = [...line].reduce((sum, one) => sum + (/[\u1100-\u115f\u2e80-\uffdc]|\p{Extended_Pictographic}/u.test(one) ? 2 : 1), 0);
+        const width = Array.from(line).reduce(
+            (sum, one) => sum + (/[\u1100-\u115f\u2e80-\uffdc]|\p{Extended_Pictographic}/u.test(one) ? 2 : 1),
+            0,
+        );
         expect(width).toBeLessThan(columns);
     });
 

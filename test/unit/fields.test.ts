@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { z } from "zod";
+import { type z } from "zod";
 import {
     digest,
     flag,
@@ -64,9 +64,11 @@ describe("a whole number", () => {
     });
 
     test.each([[2.5], [0], [10], ["2.5"]])("%j is refused, once", (given) => {
-        expect(read(count, given)).toEqual([`x: expected a whole number from 1 to 9, got ${JSON.stringify(
-            typeof given === "string" ? Number(given) : given,
-        )}`]);
+        expect(read(count, given)).toEqual([
+            `x: expected a whole number from 1 to 9, got ${JSON.stringify(
+                typeof given === "string" ? Number(given) : given,
+            )}`,
+        ]);
     });
 });
 

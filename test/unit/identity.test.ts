@@ -1,5 +1,14 @@
 import { execFileSync } from "node:child_process";
-import { mkdirSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
+import {
+    mkdirSync,
+    readdirSync,
+    readFileSync,
+    rmSync,
+    statSync,
+    symlinkSync,
+    utimesSync,
+    writeFileSync,
+} from "node:fs";
 import path from "node:path";
 import { isDeepStrictEqual } from "node:util";
 import fc from "fast-check";
@@ -116,9 +125,13 @@ describe("the digest of a folder", () => {
 
     test("is the SHA-256 of what sha256sum prints, sorted by bytes", async () => {
         const folder = folderWith(content);
-        const listing = execFileSync("sh", ["-c", "find . -type f -printf '%P\\0' | LC_ALL=C sort -z | xargs -0 sha256sum"], {
-            cwd: folder,
-        });
+        const listing = execFileSync(
+            "sh",
+            ["-c", "find . -type f -printf '%P\\0' | LC_ALL=C sort -z | xargs -0 sha256sum"],
+            {
+                cwd: folder,
+            },
+        );
         expect(listing.toString().trimEnd().split("\n")).toHaveLength(5);
         expect(digestOfFiles(await listFiles(folder))).toBe(sha256(listing));
     });

@@ -92,9 +92,9 @@ describe("a stage that ended", () => {
         [{ ...outputs, action: "ran", drift: "the artifact is gone" }, "drifted"],
         [{ ...outputs, action: "ran" }, "unchanged"],
     ])("has drifted in a refresh exactly if it says so", (seen, action) => {
-        expect(after("refresh", ended("refresh", { old: { outputs }, new: { outputs: seen } })).list([])).toMatchObject([
-            { action, reasons: [] },
-        ]);
+        expect(after("refresh", ended("refresh", { old: { outputs }, new: { outputs: seen } })).list([])).toMatchObject(
+            [{ action, reasons: [] }],
+        );
     });
 
     test("shows in a preview only what is known", () => {
@@ -201,7 +201,11 @@ test("the stack's outputs are the program's; the stages come in its order, and r
     const outcomes = after(
         "up",
         ended("create", { new: { outputs: { action: "ran" } } }),
-        { resOutputsEvent: { metadata: { ...step("create", { new: {} }), type: dataset.type, urn: urnOf("Dataset", "dataset") } } },
+        {
+            resOutputsEvent: {
+                metadata: { ...step("create", { new: {} }), type: dataset.type, urn: urnOf("Dataset", "dataset") },
+            },
+        },
         { resOutputsEvent: { metadata: other } },
         { resOpFailedEvent: { metadata: other } },
         { resOutputsEvent: { metadata: stackStep } },

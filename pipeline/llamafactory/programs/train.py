@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import torch
+import transformers.trainer
 from llamafactory.data.template import TEMPLATES, get_template_and_fix_tokenizer
 from llamafactory.hparams import DataArguments
 from llamafactory.train.tuner import run_exp
@@ -94,6 +95,23 @@ def resume_point():
     return None
 
 
+def keep_order_after_resume() -> None:
+    """Has a resumed epoch go on with its own order of rows.
+
+    accelerate's loader forgets the epoch when it skips the batches that a checkpoint has seen: in any epoch but the first
+    the rest would be taken from the first epoch's order, some rows twice and others never.
+    """
+    skip = transformers.trainer.skip_first_batches
+
+    def skip_within_epoch(dataloader, num_batches=0):
+        rest = skip(dataloader, num_batches)
+        if hasattr(dataloader, "iteration"):
+            rest.set_epoch(dataloader.iteration)
+        return rest
+
+    transformers.trainer.skip_first_batches = skip_within_epoch
+
+
 def options(rows: int, validation: bool) -> dict:
     method = parameters["method"]
     batch = parameters["batchSize"] * parameters["gradientAccumulation"]
@@ -147,6 +165,7 @@ def main() -> None:
     if checkpoint:
         event("note", text=f"resuming from {checkpoint.name}")
         given["resume_from_checkpoint"] = str(checkpoint)
+        keep_order_after_resume()
     else:
         shutil.rmtree(TRAINER, ignore_errors=True)
     event("note", text=f"training on {len(rows)} rows")
