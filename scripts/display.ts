@@ -91,10 +91,11 @@ function described({ field, old, new: now }: StageOutcome["reasons"][number]): s
     return describeChange({ kind: "changed", field, old, new: now });
 }
 
-function details({ action, seconds, facts }: StageOutcome): string {
-    if (action === "unchanged" || facts === undefined) return "";
-    const time = seconds !== undefined && (action === "ran" || action === "attached") ? duration(seconds) : "";
-    return `${time.padEnd(6)} ${summary(facts)}`.trimEnd();
+function details({ action, seconds, expectedSeconds, facts }: StageOutcome): string {
+    if (action === "unchanged") return "";
+    const took = seconds !== undefined && (action === "ran" || action === "attached") ? duration(seconds) : "";
+    const time = expectedSeconds === undefined ? took : `took ${duration(expectedSeconds)} last time`;
+    return `${time.padEnd(6)} ${facts === undefined ? "" : summary(facts)}`.trimEnd();
 }
 
 /** Facts in one line; two groups of the same measures, such as of base and tuned model, side by side. */

@@ -33,6 +33,8 @@ export interface StageOutcome {
     readonly digest?: string;
     readonly run?: string;
     readonly seconds?: number;
+    /** In a preview: how long the newest run of the stage took on such a machine. */
+    readonly expectedSeconds?: number;
     readonly uri?: string;
     readonly facts?: JsonObject;
     readonly reasons: readonly Reason[];
@@ -155,7 +157,7 @@ function tidy(text: string): string {
 
 function pick(outputs: JsonObject): Partial<StageOutcome> {
     const known = Object.entries(outputs).filter(([, value]) => !hasUnknown(value));
-    const wanted = ["key", "digest", "run", "seconds", "uri", "facts"];
+    const wanted = ["key", "digest", "run", "seconds", "expectedSeconds", "uri", "facts"];
     return Object.fromEntries(known.filter(([name]) => wanted.includes(name)));
 }
 

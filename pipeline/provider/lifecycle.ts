@@ -6,6 +6,7 @@ import type { z } from "zod";
 import { targetSchema, type Target } from "../../infra/target";
 import { cache } from "../../scripts/locations.cjs";
 import { changesBetween, describeChange, type Change } from "../changes";
+import { duration } from "../duration";
 import type { Executor } from "../executor/executor";
 import { problemsOf, unknownKey } from "../fields";
 import { digestOfFiles, hasUnknown, listFiles, sha256, UNKNOWN, type Json, type JsonObject } from "../identity";
@@ -108,9 +109,14 @@ export class Lifecycle {
         const identity = identityOf(stage, inputs);
         const outputs = await this.foreseen(stage, urn, inputs, identity);
         const why = olds === undefined ? "new" : reasons(stage, identity, olds, oldInputs ?? {});
-        const what = outputs["action"] === "would-reuse" ? "would be taken from the store" : "would run";
-        this.log(urn, `${what}: ${why}`, { ephemeral: false });
-        return outputs;
+        if (outputs["action"] === "would-reuse") {
+            this.log(urn, `would be taken from the store: ${why}`, { ephemeral: false });
+            return outputs;
+        }
+        const seconds = await this.store.lastSeconds(stage.kind);
+        const time = seconds === undefined ? "" : ` (took ${duration(seconds)} last time)`;
+        this.log(urn, `would run${time}: ${why}`, { ephemeral: false });
+        return seconds === undefined ? outputs : { ...outputs, expectedSeconds: seconds };
     }
 
     private async foreseen(stage: Stage, urn: string, inputs: JsonObject, identity: JsonObject): Promise<JsonObject> {

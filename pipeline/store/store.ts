@@ -1,4 +1,5 @@
 import * as fs from "node:fs";
+import * as os from "node:os";
 import * as path from "node:path";
 import { digestOfFiles, fileDigest, listFiles, temporaryName, type FileEntry, type Json } from "../identity";
 
@@ -15,6 +16,8 @@ export interface Result {
     readonly startedAt: number;
     readonly finishedAt: number;
     readonly seconds: number;
+    /** Of a run on a target. */
+    readonly host?: { readonly name: string; readonly machine: string; readonly cpus: number };
 }
 
 /**
@@ -41,6 +44,16 @@ export class Store {
     /** What a run said when it succeeded, whether or not its artifact still exists. */
     async result(key: string): Promise<Result | undefined> {
         return readJson<Result>(path.join(this.runFolder(key), "result.json"));
+    }
+
+    /** How long the newest run of a kind took on a machine with as many CPUs as this; undefined where there is none. */
+    async lastSeconds(kind: string): Promise<number | undefined> {
+        const keys = await fs.promises.readdir(path.join(this.home, "runs")).catch(() => []);
+        const results = await Promise.all(keys.map((key) => this.result(key)));
+        const alike = results.filter(
+            (one) => one?.kind === kind && (one.host?.cpus ?? os.cpus().length) === os.cpus().length,
+        );
+        return alike.sort((a, b) => (b?.finishedAt ?? 0) - (a?.finishedAt ?? 0))[0]?.seconds;
     }
 
     /** What is wrong with an artifact, in words; undefined when every file is there with its digest. */
