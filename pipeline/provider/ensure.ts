@@ -3,6 +3,7 @@ import { stageKey, type SessionEntry, type Stage, type TargetRun } from "../stag
 import type { Executor, RunEvent, RunStatus, Supplies } from "../executor/executor";
 import type { JsonObject } from "../identity";
 import { programs } from "../llamafactory/job";
+import type { Mirror } from "../store/mirror";
 import type { Result, Store } from "../store/store";
 import { UserError } from "../user-error";
 
@@ -10,6 +11,8 @@ import { UserError } from "../user-error";
 export interface Surroundings {
     readonly store: Store;
     readonly executor: Executor;
+    /** Where results are also looked for, and sent to. */
+    readonly mirror: Mirror | undefined;
     /** Aborted when the update is cancelled: following ends, what runs on a target goes on. */
     readonly cancelled: AbortSignal;
     readonly session: ReadonlyMap<string, SessionEntry>;
@@ -31,14 +34,16 @@ export async function ensure(
     inputs: JsonObject,
     surroundings: Surroundings,
 ): Promise<Ensured> {
-    const { store, progress, session } = surroundings;
+    const { store, mirror, progress, session } = surroundings;
     const key = stageKey(stage, inputs);
-    const stored = await store.find(key);
-    if (stored !== undefined) return { result: stored, action: "cached" };
-
+    const work = stage.work(inputs, key);
+    const stored = (await store.find(key)) ?? (work.on === "target" ? await mirror?.fetch(key) : undefined);
+    if (stored !== undefined) {
+        if (work.on === "target") await mirror?.push(stored);
+        return { result: stored, action: "cached" };
+    }
     // A cancelled update starts nothing more, although the engine may still ask.
     if (surroundings.cancelled.aborted) throw new Detached();
-    const work = stage.work(inputs, key);
     switch (work.on) {
         case "client": {
             const run = { key, kind: stage.kind, stage: name, parameters: inputs };
@@ -61,8 +66,8 @@ export async function ensure(
 }
 
 async function ensureRun(run: TargetRun, stage: string, surroundings: Surroundings): Promise<Ensured> {
-    const { executor, store } = surroundings;
-    const stored = await store.result(run.key);
+    const { executor, store, mirror } = surroundings;
+    const stored = (await store.result(run.key)) ?? (await mirror?.fetch(run.key));
     // A result without its artifact is no result: the run is repeated. One that appears from here on is a good one.
     const again = stored !== undefined && (await store.damage(stored.digest)) !== undefined;
     if (stored !== undefined && !again) return { result: stored, action: "cached" };
@@ -70,6 +75,7 @@ async function ensureRun(run: TargetRun, stage: string, surroundings: Surroundin
     const { hub, ...job } = run;
     const status = await executor.submit({ ...job, stage }, supplies(run.program, hub), again);
     const result = await follow(status, surroundings);
+    await mirror?.push(result);
     return { result, action: status.started ? "ran" : "attached" };
 }
 

@@ -12,6 +12,7 @@ import { problemsOf, unknownKey } from "../fields";
 import { digestOfFiles, hasUnknown, listFiles, sha256, UNKNOWN, type Json, type JsonObject } from "../identity";
 import { identityOf, stageKey, type ClientContext, type SessionEntry, type Stage } from "../stage";
 import { stages } from "../stages";
+import { Mirror } from "../store/mirror";
 import { readJson, writeJson, type Metrics, type Result, type Store } from "../store/store";
 import { UserError } from "../user-error";
 import { Detached, ensure } from "./ensure";
@@ -123,9 +124,10 @@ export class Lifecycle {
         const unknown = { key: UNKNOWN, run: UNKNOWN, digest: UNKNOWN, uri: UNKNOWN, facts: UNKNOWN };
         if (hasUnknown(identity)) return { ...unknown, action: "would-run" };
         const key = stageKey(stage, inputs);
-        const stored = await this.store.find(key);
-        if (stored !== undefined) return this.outputs(stage, stored, "would-reuse");
         const work = stage.work(inputs, key);
+        const mirror = work.on === "target" ? this.mirrorOf(inputs) : undefined;
+        const stored = (await this.store.find(key)) ?? (await mirror?.entry(key));
+        if (stored !== undefined) return this.outputs(stage, stored, "would-reuse");
         if (work.on === "client" && work.inPreview) {
             const progress = (text: string): void => {
                 this.log(urn, text, { ephemeral: true });
@@ -152,6 +154,7 @@ export class Lifecycle {
             const { result, action } = await ensure(stage, name, inputs, {
                 store: this.store,
                 executor: this.executorFor(target.data),
+                mirror: this.mirrorOf(inputs),
                 cancelled: this.cancellation.signal,
                 session: this.session,
                 progress: (text) => {
@@ -184,6 +187,12 @@ export class Lifecycle {
         const key = stageKey(stage, inputs);
         const state = await readJson<{ state: string }>(path.join(this.store.runFolder(key), "state.json"));
         if (state?.state === "queued" || state?.state === "running") await this.executorFor(target.data).stop(key);
+    }
+
+    private mirrorOf(inputs: JsonObject): Mirror | undefined {
+        const target = targetSchema.safeParse(inputs["target"]);
+        const remote = target.success ? target.data.mirror : undefined;
+        return remote === undefined ? undefined : new Mirror(remote, this.store);
     }
 
     private outputs(stage: Stage, result: ResultInPreview, action: string): JsonObject {

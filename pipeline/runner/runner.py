@@ -328,7 +328,7 @@ def prepare(run: Run, job: dict) -> None:
     for name, digest in job["inputs"].items():
         artifact = run.home / "store" / digest
         if not read_json(artifact.with_name(f"{digest}.json")) or not artifact.is_dir():
-            raise MissingArtifactError(f"its input {name} ({digest[:12]}) is not in the store")
+            raise MissingArtifactError(f"its input {name} ({digest[:12]}) is not in the store: `npm run refresh`, then `npm run up` bring it back")
         link = run.work / name
         link.unlink(missing_ok=True)
         link.symlink_to(artifact.resolve())

@@ -92,19 +92,27 @@ export class Store {
             const finishedAt = Date.now() / 1000;
             const seconds = Math.round((finishedAt - begin) * 10) / 10;
             const result = { key, kind, digest, files, metrics, startedAt: begin, finishedAt, seconds };
-            await writeJson(path.join(folder, "result.json"), result);
-            const state = { state: "succeeded", attempt: 1, queuedAt: begin, startedAt: begin, finishedAt };
-            await writeJson(path.join(folder, "state.json"), state);
-            const link = temporaryName(path.join(folder, "out"));
-            await fs.promises.symlink(path.relative(folder, this.artifactFolder(digest)), link);
-            await fs.promises.rename(link, path.join(folder, "out"));
+            await this.record(result);
             return result;
         } finally {
             await fs.promises.rm(work, { recursive: true, force: true });
         }
     }
 
-    private async keep(work: string, digest: string, files: readonly FileEntry[]): Promise<void> {
+    /** Writes down a result whose artifact is in the store. */
+    async record(result: Result): Promise<void> {
+        const folder = this.runFolder(result.key);
+        await writeJson(path.join(folder, "result.json"), result);
+        const { startedAt, finishedAt } = result;
+        const state = { state: "succeeded", attempt: 1, queuedAt: startedAt, startedAt, finishedAt };
+        await writeJson(path.join(folder, "state.json"), state);
+        const link = temporaryName(path.join(folder, "out"));
+        await fs.promises.symlink(path.relative(folder, this.artifactFolder(result.digest)), link);
+        await fs.promises.rename(link, path.join(folder, "out"));
+    }
+
+    /** Moves a folder into the store, unless what it holds is there and undamaged. */
+    async keep(work: string, digest: string, files: readonly FileEntry[]): Promise<void> {
         if ((await this.damage(digest)) === undefined) return;
         const place = this.artifactFolder(digest);
         await fs.promises.mkdir(path.dirname(place), { recursive: true });

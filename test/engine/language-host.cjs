@@ -20,10 +20,18 @@ const { version } = fromProject("@pulumi/pulumi/package.json");
 const REPORTED = 32;
 
 let engine = process.argv.slice(2).find((argument) => !argument.startsWith("-")) ?? "";
+let leaving = false;
 const programs = new Set();
 
 function interrupt() {
     for (const program of programs) program.kill("SIGINT");
+}
+
+/** Ends, after the program where one runs. */
+function leave() {
+    leaving = true;
+    interrupt();
+    if (programs.size === 0) process.exit(0);
 }
 
 /** Words as people write them in Pulumi.yaml: bare, or in single or double quotes. */
@@ -73,6 +81,7 @@ function run(call, done) {
     programs.add(program);
     program.on("close", (code, signal) => {
         programs.delete(program);
+        if (leaving) setTimeout(leave, 100); // the answer first
         const response = new messages.RunResponse();
         if (code === REPORTED) response.setBail(true);
         else if (code !== 0) response.setError(`the program ended with ${signal ?? `exit code ${code}`}`);
@@ -110,10 +119,9 @@ server.bindAsync("127.0.0.1:0", grpc.ServerCredentials.createInsecure(), (error,
     process.stdout.write(`${port}\n`);
 });
 
-process.on("SIGINT", interrupt);
+// The engine ends its plugins so; without an engine there is nothing to do.
+process.on("SIGINT", leave);
 const parent = process.ppid;
 setInterval(() => {
-    if (process.ppid === parent) return;
-    interrupt();
-    process.exit(0);
+    if (process.ppid !== parent) leave();
 }, 500).unref();

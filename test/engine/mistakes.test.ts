@@ -1,8 +1,9 @@
+import { execFileSync } from "node:child_process";
 import * as fs from "node:fs";
 import * as path from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import type { JsonObject } from "../../pipeline/identity";
-import { all, listing, Rig } from "./rig";
+import { all, listing, python, Rig } from "./rig";
 
 // Bad input gets a clear error before anything long starts, and loses nothing. One home, which a good `up` has filled.
 describe("mistakes", () => {
@@ -18,6 +19,15 @@ describe("mistakes", () => {
         rig.configure();
     });
     afterAll(() => rig.dispose());
+
+    /** A copy of the tiny model's folder with something done to it. */
+    const tiny = (name: string, change: (folder: string) => void): string => {
+        const folder = path.join(rig.folder, name);
+        const [model] = rig.runs("Model");
+        fs.cpSync(fs.realpathSync(path.join(model?.folder ?? "", "out")), folder, { recursive: true });
+        change(folder);
+        return folder;
+    };
 
     describe("in the configuration", () => {
         test("several at once are reported together, with their paths, and nothing starts", async () => {
@@ -35,15 +45,19 @@ describe("mistakes", () => {
             const { code, stdout, stderr } = await rig.run("up");
             expect(code).toBe(2);
             expect(stdout).toMatch(/^up of stack test\nFailed after \d+\.\d s\.\n$/);
-            expect(stderr.split("\n").sort()).toEqual(
-                [
-                    "",
-                    "the configuration has 8 problems:",
-                    "  retune:evaluatoin: unknown; did you mean evaluation?",
-                    "  retune:model.template: unknown",
-                    "  retune:dataset.recipe: unknown",
-                ].sort(),
-            );
+            const problems = [
+                "evaluatoin: unknown; did you mean evaluation?",
+                'model.template: unknown template "qwen33"; did you mean qwen3?',
+                'dataset.recipe: unknown recipe "huatuo-light"; did you mean "huatuo-lite"? Known: huatuo-lite, huatuo-lite-english',
+                "dataset.limit: expected a whole number from 1, got 0",
+                'training.method: expected one of lora, qlora, full, freeze, got "lora2"; did you mean lora?',
+                'training.learningRate: expected a number between 0 and 1, got "fast"',
+                "training.learningrate: unknown; did you mean learningRate?",
+                "training.llamafactory.lora_droput: unknown LLaMA-Factory option; did you mean lora_dropout?",
+            ];
+            const [first, ...lines] = stderr.trimEnd().split("\n");
+            expect(first).toBe("the configuration has 8 problems:");
+            expect(lines.sort()).toEqual(problems.map((problem) => `  retune:${problem}`).sort());
         });
 
         test("the preview says the same", async () => {
@@ -154,13 +168,6 @@ describe("mistakes", () => {
     });
 
     describe("in the model", () => {
-        const tiny = (name: string, change: (folder: string) => void): string => {
-            const folder = path.join(rig.folder, name);
-            const [model] = rig.runs("Model");
-            fs.cpSync(fs.realpathSync(path.join(model?.folder ?? "", "out")), folder, { recursive: true });
-            change(folder);
-            return folder;
-        };
         const weights = "model.safetensors";
         test.each([
             [
@@ -235,27 +242,34 @@ describe("mistakes", () => {
     describe("in a training", () => {
         test("a loss that becomes NaN ends it with the reason; the old model stays", async () => {
             const old = rig.stored("training")?.outputs;
-            rig.configure({ training: { learningRate: 1, maxSteps: 20, llamafactory: { lora_alpha: 1_000_000_000 } } });
+            const folder = tiny("overflowing", (copy) => {
+                const program = [
+                    "import sys; from safetensors.torch import load_file, save_file",
+                    "weights = {n: w * 1e30 for n, w in load_file(sys.argv[1]).items()}",
+                    "save_file(weights, sys.argv[1], {'format': 'pt'})",
+                ];
+                execFileSync(python, ["-c", program.join("\n"), path.join(copy, "model.safetensors")], { stdio: "pipe" });
+            });
+            rig.configure({ model: { source: { folder } } });
             const { code, answer, actions, stage, stderr } = await rig.json("up");
             const run = rig.runs("Training").at(-1);
-            expect(run).toMatchObject({ state: "failed" });
+            const name = run?.key.slice(0, 12) ?? "";
+            expect(run?.reason).toMatch(
+                /^(loss|grad_norm) became nan at step \d+: lower training\.learningRate, or check the data$/,
+            );
             expect({ code, actions, result: answer.result }).toEqual({
                 code: 1,
-                actions: all("skipped", { dataset: "unchanged", model: "unchanged", training: "failed" }),
+                actions: all("skipped", { dataset: "unchanged", model: "ran", training: "failed" }),
                 result: "failed",
             });
-            const name = run?.key.slice(0, 12) ?? "";
-            expect(stage("training").error).toMatch(
-                new RegExp(
-                    `^run ${name} failed: (loss|grad_norm) became nan at step \\d+: lower training\\.learningRate, or check the data\\n  last lines of its log:\\n`,
-                ),
-            );
-            expect(stage("training").error).toMatch(new RegExp(`\\n  the whole log: npm run logs -- ${name}$`));
+            const error = stage("training").error ?? "";
+            expect(error.startsWith(`run ${name} failed: ${run?.reason ?? ""}\n  last lines of its log:\n    `), error).toBe(true);
+            expect(error.endsWith(`\n  the whole log: npm run logs -- ${name}`), error).toBe(true);
             expect(stderr).toContain(`the whole log: npm run logs -- ${name}`);
             expect(rig.stored("training")?.outputs).toEqual(old);
-            expect((await rig.run("logs", name)).stdout).toContain("lower training.learningRate");
+            expect((await rig.run("logs", name)).stdout).toContain(run?.reason);
             rig.configure();
-            expect((await rig.json("up")).actions).toEqual(all("unchanged"));
+            expect((await rig.json("up")).actions).toEqual(all("unchanged", { model: "cached" }));
         });
 
         test("a setting that is put right runs", async () => {

@@ -1,0 +1,126 @@
+import { execFileSync, spawn, spawnSync, type ChildProcess } from "node:child_process";
+import * as fs from "node:fs";
+import * as net from "node:net";
+import * as path from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { cache } from "../../scripts/locations.cjs";
+import { eventually } from "./processes";
+import { all, digestsOf, Rig, type Answer } from "./rig";
+
+const MOTO = "moto[server,s3]==5.2.5";
+const BUCKET = "models";
+
+/** moto, an S3 server for tests, in an environment of its own in the cache. */
+function moto(): string {
+    const folder = path.join(cache(), "test-tools", MOTO.replace(/\W+/g, "-"));
+    const program = path.join(folder, "bin", "moto_server");
+    if (!fs.existsSync(program)) {
+        execFileSync("python3", ["-m", "venv", "--clear", folder]);
+        execFileSync(path.join(folder, "bin", "pip"), ["install", "--quiet", MOTO]);
+    }
+    return program;
+}
+
+async function freePort(): Promise<number> {
+    const server = net.createServer().listen(0, "127.0.0.1");
+    await new Promise((resolve) => server.once("listening", resolve));
+    const { port } = server.address() as net.AddressInfo;
+    await new Promise((resolve) => server.close(resolve));
+    return port;
+}
+
+const rclone = spawnSync("rclone", ["version"]).status === 0;
+if (!rclone) console.warn("skipped: the mirror's tests want rclone on PATH (apt-get install rclone)");
+
+describe.skipIf(!rclone)("a mirror of the store on S3", () => {
+    let rig: Rig;
+    let server: ChildProcess;
+    let first: Answer;
+    const at = (key: string) => `mirror:${BUCKET}/here/${key}`;
+    const ask = (...args: string[]) =>
+        execFileSync("rclone", args, { encoding: "utf8", env: { ...process.env, ...rig.environment } });
+
+    beforeAll(async () => {
+        rig = new Rig();
+        const port = await freePort();
+        server = spawn(moto(), ["-H", "127.0.0.1", "-p", String(port)], { stdio: "ignore" });
+        Object.assign(rig.environment, {
+            // rclone 1.60, Debian's, does not start with one of its own.
+            AWS_CA_BUNDLE: undefined,
+            RCLONE_CONFIG: "/dev/null",
+            RCLONE_CONFIG_MIRROR_TYPE: "s3",
+            RCLONE_CONFIG_MIRROR_PROVIDER: "Other",
+            RCLONE_CONFIG_MIRROR_ENDPOINT: `http://127.0.0.1:${port}`,
+            RCLONE_CONFIG_MIRROR_ACCESS_KEY_ID: "test",
+            RCLONE_CONFIG_MIRROR_SECRET_ACCESS_KEY: "test",
+        });
+        await eventually("moto listens", () => spawnSync("curl", ["-sf", `http://127.0.0.1:${port}/`]).status === 0);
+        ask("mkdir", `mirror:${BUCKET}`);
+        rig.configure({ target: { mirror: `mirror:${BUCKET}/here` } });
+    });
+    afterAll(async () => {
+        server.kill();
+        await rig.dispose();
+    });
+
+    test("takes every result of a target, the entry of a run after its artifact", async () => {
+        const { code, answer, actions } = await rig.json("up");
+        first = answer;
+        expect({ code, actions }).toEqual({ code: 0, actions: all("ran") });
+        const kinds = ["model", "training", "evaluation", "export"] as const;
+        const listed = ask("lsf", "-R", "--files-only", `mirror:${BUCKET}/here`).trim().split("\n");
+        for (const name of kinds) {
+            const { key = "", digest = "" } = answer.stages.find((stage) => stage.name === name) ?? {};
+            expect(listed).toContain(`runs/${key}/result.json`);
+            expect(listed.some((file) => file.startsWith(`store/${digest}/`))).toBe(true);
+        }
+        // The baseline is a run too; data set and report are made again in no time.
+        expect(listed.filter((file) => file.endsWith("/result.json"))).toHaveLength(kinds.length + 1);
+    });
+
+    test("gives a fresh machine the model instead of a training, and the preview says so", async () => {
+        rig.home = path.join(rig.folder, "fresh");
+        const preview = await rig.json("preview");
+        const taken = {
+            model: "would-reuse",
+            training: "would-reuse",
+            evaluation: "would-reuse",
+            export: "would-reuse",
+        };
+        expect(preview.actions).toEqual(all("would-run", taken));
+        const { code, answer, actions } = await rig.json("up");
+        expect({ code, actions }).toEqual({ code: 0, actions: all("cached", { dataset: "ran", report: "ran" }) });
+        const { report: _now, ...digests } = digestsOf(answer);
+        const { report: _then, ...before } = digestsOf(first);
+        expect(digests).toEqual(before);
+    });
+
+    test("repairs an artifact that was altered, without a run", async () => {
+        const { digest = "" } = first.stages.find(({ name }) => name === "training") ?? {};
+        fs.appendFileSync(path.join(rig.home, "store", digest, "adapter_model.safetensors"), "x");
+        expect((await rig.json("refresh")).actions).toMatchObject({ training: "drifted" });
+        const { code, actions } = await rig.json("up");
+        expect({ code, actions }).toEqual({ code: 0, actions: all("unchanged", { training: "cached" }) });
+    });
+
+    test("does not count when what comes down is not what was sent: the run is made again", async () => {
+        const { digest = "" } = first.stages.find(({ name }) => name === "training") ?? {};
+        const damaged = rig.write("damaged", "nothing of an adapter");
+        ask("copyto", damaged, at(`store/${digest}/adapter_model.safetensors`));
+        rig.home = path.join(rig.folder, "another");
+        const { code, actions } = await rig.json("up");
+        expect({ code, actions }).toEqual({
+            code: 0,
+            actions: all("cached", { dataset: "ran", training: "ran", report: "ran" }),
+        });
+    });
+
+    test("that cannot be reached is said in one line, and nothing is trained in its place", async () => {
+        rig.environment["RCLONE_CONFIG_MIRROR_ENDPOINT"] = "http://127.0.0.1:9";
+        rig.home = path.join(rig.folder, "cut-off");
+        const { code, stage } = await rig.json("up");
+        expect(code).toBe(1);
+        expect(stage("model").error).toMatch(/^the mirror mirror:models\/here cannot be used: .*connection refused/);
+        expect(rig.runs("Model")).toHaveLength(0);
+    });
+});
