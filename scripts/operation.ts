@@ -7,6 +7,7 @@ import { drive, explainCli, type Ended, type Operation } from "./driver";
 import type { EngineEvent } from "./events";
 import { project } from "./locations.cjs";
 import { Outcomes, type StageOutcome } from "./outcome";
+import { writeRoots } from "./stacks";
 
 /** Exit codes that scripts rely on. */
 export const EXIT = { succeeded: 0, failed: 1, usage: 2, refused: 3, detached: 4 } as const;
@@ -56,6 +57,9 @@ export async function operate(operation: Operation, args: readonly string[], pul
     const { declared } = await import("../pipeline/resources");
     const stages = outcomes.list(operation === "up" || operation === "preview" ? declared : []);
     const result = judge(ended, outcomes, stages);
+    if (operation === "up" || (operation === "destroy" && result === "succeeded")) {
+        writeRoots(options.stack, operation === "up" ? stages.flatMap((stage) => stage.key ?? []) : []);
+    }
     const problem = result === "succeeded" || result === "detached" ? undefined : problemOf(ended, outcomes);
     for (const stage of stages.filter((one) => one.action === "failed" || one.action === "skipped")) {
         if (!outcomes.shown.has(stage.name)) display.stage(stage);

@@ -1,16 +1,10 @@
-import * as fs from "node:fs";
-import * as path from "node:path";
 import { Command } from "commander";
 import { duration } from "../pipeline/duration";
 import type { JsonObject } from "../pipeline/identity";
 import { listRuns, type RunSummary } from "../pipeline/store/runs";
 import { parseOrExplain } from "./arguments";
 import { home } from "./locations.cjs";
-
-interface StackStatus {
-    readonly stack: string;
-    readonly stages: readonly { readonly name: string; readonly type: string; readonly outputs: JsonObject }[];
-}
+import { readStacks, type StackStatus } from "./stacks";
 
 /** `npm run status`: what the stacks hold and what runs, read from the files, without the engine. */
 export function status(args: readonly string[]): number {
@@ -28,30 +22,6 @@ export function status(args: readonly string[]): number {
     const lines = [...stacks.flatMap((stack) => describeStack(stack, runs)), ...describeRuns(runs)];
     process.stdout.write(lines.length === 0 ? "No stack and no run yet: `npm run up`.\n" : `${lines.join("\n")}\n`);
     return 0;
-}
-
-function readStacks(): StackStatus[] {
-    const folder = path.join(home(), "state", ".pulumi", "stacks", "retune");
-    const files = fs.existsSync(folder) ? fs.readdirSync(folder).filter((name) => name.endsWith(".json")) : [];
-    return files.map((file) => {
-        interface Resource {
-            readonly type: string;
-            readonly urn: string;
-            readonly outputs?: JsonObject;
-        }
-        const text = fs.readFileSync(path.join(folder, file), "utf8");
-        const state = JSON.parse(text) as { checkpoint: { latest?: { resources?: Resource[] } } };
-        const resources = state.checkpoint.latest?.resources ?? [];
-        const stages = resources.filter(({ type }) => type.startsWith("finetune:"));
-        return {
-            stack: file.slice(0, -".json".length),
-            stages: stages.map(({ type, urn, outputs }) => ({
-                name: urn.slice(urn.lastIndexOf("::") + 2),
-                type,
-                outputs: outputs ?? {},
-            })),
-        };
-    });
 }
 
 function forJson({ stack, stages }: StackStatus) {

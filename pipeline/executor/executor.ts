@@ -59,6 +59,25 @@ export interface RunStatus {
     readonly log?: string;
 }
 
+/** A run or an artifact, as garbage collection sees it. */
+export interface GarbageItem {
+    readonly what: "run" | "artifact";
+    /** Key of a run, digest of an artifact. */
+    readonly name: string;
+    readonly kind?: string | null;
+    /** Bytes. */
+    readonly size: number;
+    readonly kept: boolean;
+    readonly why: string;
+}
+
+export interface GarbageRequest {
+    /** Keys that stay, with the reason. */
+    readonly roots: Readonly<Record<string, string>>;
+    readonly graceSeconds: number;
+    readonly dryRun: boolean;
+}
+
 /** How a client reaches a target. A lost connection throws; it never changes the state of a run. */
 export interface Executor {
     /** Starts the job, unless it is running or has succeeded: `started` tells. `again` repeats one that succeeded. */
@@ -66,4 +85,5 @@ export interface Executor {
     /** Answers as soon as there is news after `cursor`, at the latest after `waitSeconds`. */
     status(key: string, options: { cursor: number; waitSeconds: number }): Promise<RunStatus>;
     stop(key: string): Promise<RunStatus>;
+    collectGarbage(request: GarbageRequest): Promise<{ items: readonly GarbageItem[]; freed: number }>;
 }

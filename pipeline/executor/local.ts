@@ -3,7 +3,7 @@ import * as fs from "node:fs";
 import * as path from "node:path";
 import { home, project, pythonEnvironment } from "../../scripts/locations.cjs";
 import { UserError } from "../user-error";
-import type { Executor, Job, RunStatus, Supplies } from "./executor";
+import type { Executor, GarbageItem, GarbageRequest, Job, RunStatus, Supplies } from "./executor";
 
 const runner = path.join(project, "pipeline", "runner", "runner.py");
 
@@ -22,6 +22,10 @@ export class LocalExecutor implements Executor {
 
     stop(key: string): Promise<RunStatus> {
         return this.run(["stop", key]);
+    }
+
+    collectGarbage(request: GarbageRequest): Promise<{ items: readonly GarbageItem[]; freed: number }> {
+        return this.run(["gc"], JSON.stringify(request));
     }
 
     private run<Answer>(verb: readonly string[], input = ""): Promise<Answer> {

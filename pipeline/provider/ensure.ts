@@ -39,6 +39,7 @@ export async function ensure(
     const work = stage.work(inputs, key);
     const stored = (await store.find(key)) ?? (work.on === "target" ? await mirror?.fetch(key) : undefined);
     if (stored !== undefined) {
+        await store.touch(key);
         if (work.on === "target") await mirror?.push(stored);
         return { result: stored, action: "cached" };
     }

@@ -5,6 +5,7 @@
     runner.py status --home H KEY        [--cursor N] [--wait SECONDS] state and the events after byte N
     runner.py stop   --home H KEY        asks a running job to stop after its current step, with a checkpoint
     runner.py list   --home H            every run, newest first
+    runner.py gc     --home H            {roots, graceSeconds, dryRun} on stdin; removes what nobody needs
 
 Every verb prints one JSON object. Layout below H, everything in it written to a temporary name, synced and renamed:
 
@@ -328,7 +329,8 @@ def prepare(run: Run, job: dict) -> None:
     for name, digest in job["inputs"].items():
         artifact = run.home / "store" / digest
         if not read_json(artifact.with_name(f"{digest}.json")) or not artifact.is_dir():
-            raise MissingArtifactError(f"its input {name} ({digest[:12]}) is not in the store: `npm run refresh`, then `npm run up` bring it back")
+            way_out = "`npm run refresh`, then `npm run up` bring it back"
+            raise MissingArtifactError(f"its input {name} ({digest[:12]}) is not in the store: {way_out}")
         link = run.work / name
         link.unlink(missing_ok=True)
         link.symlink_to(artifact.resolve())
@@ -391,6 +393,76 @@ def store(home: Path, folder: Path):
 
 def intact(path: Path, file: dict) -> bool:
     return path.is_file() and path.stat().st_size == file["size"] and sha256(path) == file["sha256"]
+
+
+# --- garbage ---------------------------------------------------------------------------------------------------------
+
+
+def size_of(folder: Path) -> int:
+    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
+
+
+def collect_garbage(home: Path, request: dict) -> dict:
+    """Removes runs that are no root, not active and older than the grace period, then artifacts that no kept run has.
+
+    `roots` says of keys why they stay. What a kept run took in stays with it. Every run and artifact is in the answer,
+    with its size in bytes and the reason; with `dryRun` nothing is removed.
+    """
+    runs = [Run(home, path.name) for path in (home / "runs").glob("*") if re.fullmatch(r"[0-9a-f]{64}", path.name)]
+    age = {run.key: time.time() - last_use(run.folder) for run in runs}
+    reasons = {}
+    for run in runs:
+        if run.key in request["roots"]:
+            reasons[run.key] = request["roots"][run.key]
+        elif run.state()["state"] in ("queued", "running"):
+            reasons[run.key] = "it is going on"
+        elif age[run.key] < request["graceSeconds"]:
+            reasons[run.key] = f"used {age[run.key] / 86400:.1f} days ago, within the grace period"
+    results = {run.key: read_json(run.folder / "result.json") or {} for run in runs}
+    inputs = {run.key: set(((run.job() or {}).get("inputs") or {}).values()) for run in runs}
+    # A baseline is no stage of any stack, but without it the next evaluation would run the base again.
+    taken = set().union(*(inputs[key] for key in reasons))
+    for run in runs:
+        if run.key not in reasons and results[run.key].get("digest") in taken:
+            reasons[run.key] = "input of a run that is kept"
+
+    items = []
+    for run in runs:
+        kept = run.key in reasons
+        kind = (run.job() or {}).get("kind")
+        item = {"what": "run", "name": run.key, "kind": kind, "size": size_of(run.folder), "kept": kept}
+        item["why"] = reasons.get(run.key) or f"no stack uses it, last used {age[run.key] / 86400:.1f} days ago"
+        if not kept and not request["dryRun"] and not remove_run(run):
+            item |= {"kept": True, "why": "it has just been started"}
+        items.append(item)
+    needed = {results[key].get("digest") for key in reasons} | set().union(*(inputs[key] for key in reasons))
+    for manifest in (home / "store").glob("*.json"):
+        folder = manifest.with_suffix("")
+        kept = folder.name in needed
+        fresh = time.time() - manifest.stat().st_mtime < request["graceSeconds"]
+        why = "of a run that is kept" if kept else "new" if fresh else "no run that is kept has it"
+        item = {"what": "artifact", "name": folder.name, "size": size_of(folder), "kept": kept or fresh, "why": why}
+        if not item["kept"] and not request["dryRun"]:
+            manifest.unlink()  # first: without it the folder counts as absent, however far its removal gets
+            shutil.rmtree(folder, ignore_errors=True)
+        items.append(item)
+    return {"items": items, "freed": sum(item["size"] for item in items if not item["kept"])}
+
+
+def last_use(folder: Path) -> float:
+    """A result is touched when it is taken from the store."""
+    times = [file.stat().st_mtime for file in (folder / "result.json", folder / "state.json") if file.exists()]
+    return max(times, default=folder.stat().st_mtime)
+
+
+def remove_run(run: Run) -> bool:
+    lock = run.try_lock()
+    if lock is None:
+        return False
+    with lock:
+        (run.folder / "result.json").unlink(missing_ok=True)
+        shutil.rmtree(run.folder, ignore_errors=True)
+    return True
 
 
 # --- the worker -------------------------------------------------------------------------------------------------------
@@ -625,7 +697,7 @@ def main() -> None:
         worker(Path(sys.argv[2]), sys.argv[3:])
         return
     parser = argparse.ArgumentParser(description="Runs the jobs of Retune on a target.")
-    parser.add_argument("verb", choices=["submit", "status", "stop", "list"])
+    parser.add_argument("verb", choices=["submit", "status", "stop", "list", "gc"])
     parser.add_argument("key", nargs="?")
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--cursor", type=int, default=0)
@@ -633,6 +705,8 @@ def main() -> None:
     given = parser.parse_args()
     if given.verb == "submit":
         answer = submit(given.home, json.load(sys.stdin.buffer))
+    elif given.verb == "gc":
+        answer = collect_garbage(given.home, json.load(sys.stdin.buffer))
     elif given.verb == "list":
         answer = list_runs(given.home)
     elif given.key is None:

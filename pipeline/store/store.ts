@@ -99,6 +99,11 @@ export class Store {
         }
     }
 
+    /** Notes that a result was used: garbage collection counts from then. */
+    async touch(key: string): Promise<void> {
+        await fs.promises.utimes(path.join(this.runFolder(key), "result.json"), new Date(), new Date());
+    }
+
     /** Writes down a result whose artifact is in the store. */
     async record(result: Result): Promise<void> {
         const folder = this.runFolder(result.key);

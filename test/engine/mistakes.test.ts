@@ -248,7 +248,9 @@ describe("mistakes", () => {
                     "weights = {n: w * 1e30 for n, w in load_file(sys.argv[1]).items()}",
                     "save_file(weights, sys.argv[1], {'format': 'pt'})",
                 ];
-                execFileSync(python, ["-c", program.join("\n"), path.join(copy, "model.safetensors")], { stdio: "pipe" });
+                execFileSync(python, ["-c", program.join("\n"), path.join(copy, "model.safetensors")], {
+                    stdio: "pipe",
+                });
             });
             rig.configure({ model: { source: { folder } } });
             const { code, answer, actions, stage, stderr } = await rig.json("up");
@@ -263,7 +265,10 @@ describe("mistakes", () => {
                 result: "failed",
             });
             const error = stage("training").error ?? "";
-            expect(error.startsWith(`run ${name} failed: ${run?.reason ?? ""}\n  last lines of its log:\n    `), error).toBe(true);
+            expect(
+                error.startsWith(`run ${name} failed: ${run?.reason ?? ""}\n  last lines of its log:\n    `),
+                error,
+            ).toBe(true);
             expect(error.endsWith(`\n  the whole log: npm run logs -- ${name}`), error).toBe(true);
             expect(stderr).toContain(`the whole log: npm run logs -- ${name}`);
             expect(rig.stored("training")?.outputs).toEqual(old);

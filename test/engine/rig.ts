@@ -10,6 +10,8 @@ import { setup } from "../../scripts/setup.cjs";
 import { childrenOf, commandOf, eventually, processes } from "./processes";
 import { project as checkout, pythonEnvironment } from "../../scripts/locations.cjs";
 
+export { eventually };
+
 /*
  * A project copy with a home of its own, for tests with the real Pulumi CLI, provider, runner and LLaMA-Factory. The
  * model is a random tiny Qwen3, so that a whole pipeline takes seconds.

@@ -83,7 +83,7 @@ describe("pulumi from a shell", () => {
     });
 
     test("Ctrl-C detaches, and npm run up attaches", async () => {
-        rig.configure({ training: { maxSteps: 60 } });
+        rig.configure({ training: { maxSteps: 30 } });
         const up = start("up", "--yes", "--skip-preview");
         const run = await up.until("a step", () => {
             const active = rig.active("Training");
