@@ -8,11 +8,7 @@ Error.stackTraceLimit = 0; // 40 % of what the SDK costs per resource
 
 const { target, ...configuration } = readConfiguration();
 const { template, enableThinking } = configuration.model;
-const { precision, cutoffLength, threads } = configuration.training;
 const { recipe } = configuration.dataset;
-const notice = recipe.notice;
-// A question of the evaluation is put as the rows of the data set are.
-const instruction = "constant" in recipe.instruction ? recipe.instruction.constant : "";
 const chat = { template, ...(enableThinking === undefined ? {} : { enableThinking }) };
 
 const dataset = new Dataset("dataset", configuration.dataset);
@@ -27,30 +23,33 @@ const training = new Training("training", {
     ...configuration.training,
 });
 
-const evaluation = new Evaluation("evaluation", {
+const { precision, cutoffLength, threads } = configuration.training;
+const { prompts, maxNewTokens } = configuration.evaluation;
+const tuned = {
     target,
     model: model.digest,
     trained: training.digest,
     dataset: dataset.digest,
     ...chat,
-    ...{ instruction, precision, cutoffLength, threads },
-    ...configuration.evaluation,
-});
+    // A question is put as the rows of the data set are.
+    instruction: "constant" in recipe.instruction ? recipe.instruction.constant : "",
+    precision,
+    cutoffLength,
+    threads,
+};
+
+const evaluation = new Evaluation("evaluation", { ...tuned, ...configuration.evaluation });
 
 const merged = new Export("export", {
-    target,
-    model: model.digest,
-    trained: training.digest,
-    ...chat,
-    ...{ instruction, precision, cutoffLength, threads, notice },
-    prompts: configuration.evaluation.prompts,
-    maxNewTokens: configuration.evaluation.maxNewTokens,
-    dataset: dataset.digest,
+    ...tuned,
+    prompts,
+    maxNewTokens,
+    notice: recipe.notice,
     provenance: { recipe, training: configuration.training },
 });
 
 const stages = { dataset, model, training, evaluation, export: merged };
-const page = new Report("report", { stack: getStack(), notice, stages });
+const page = new Report("report", { stack: getStack(), notice: recipe.notice, stages });
 
 export const trained = training.uri;
 export const exported = merged.uri;
