@@ -2,6 +2,7 @@
 // stage does is in the file of its name in pipeline/.
 import { getStack } from "@pulumi/pulumi/metadata.js";
 import { readConfiguration } from "./pipeline/configuration";
+import { baseOf } from "./pipeline/model";
 import { Dataset, Evaluation, Export, Model, Report, Training } from "./pipeline/resources";
 
 Error.stackTraceLimit = 0; // 40 % of what the SDK costs per resource
@@ -45,7 +46,7 @@ const merged = new Export("export", {
     prompts,
     maxNewTokens,
     notice: recipe.notice,
-    provenance: { recipe, training: configuration.training },
+    provenance: { base: baseOf(configuration.model.source), template, recipe, training: configuration.training },
 });
 
 const stages = { dataset, model, training, evaluation, export: merged };

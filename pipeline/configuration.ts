@@ -1,3 +1,4 @@
+import * as fs from "node:fs";
 import * as path from "node:path";
 import { Config } from "@pulumi/pulumi/config.js";
 import { allConfig, isConfigSecret } from "@pulumi/pulumi/runtime/config.js";
@@ -43,6 +44,7 @@ export function readConfiguration(): Configuration {
         if (parsed.success) configuration[name] = parsed.data;
         else problems.push(...problemsOf(parsed.error, [name]));
     }
+    problems.push(...missingPaths(configuration as Partial<Configuration>));
     problems.push(...llamafactoryProblems(given, configuration as Partial<Configuration>));
     if (problems.length > 0) {
         const lines = problems.map((problem) => `  ${NAMESPACE}:${problem.path}: ${problem.message}`);
@@ -109,6 +111,18 @@ function llamafactoryProblems(given: JsonObject, configuration: Partial<Configur
         );
         if (training !== undefined) Object.assign(training, { llamafactory: checked.options });
     }
+    return problems;
+}
+
+/** Whether what is on this machine is there: said with all the rest, and not by the first stage that looks. */
+function missingPaths({ dataset, model }: Partial<Configuration>): Problem[] {
+    const problems: Problem[] = [];
+    const check = (setting: string, what: string, name: string): void => {
+        const place = path.resolve(project, name);
+        if (!fs.existsSync(place)) problems.push({ path: setting, message: `there is no ${what} ${place}` });
+    };
+    if (dataset && "file" in dataset.source) check("dataset.source.file", "file", dataset.source.file);
+    if (model && "folder" in model.source) check("model.source.folder", "folder", model.source.folder);
     return problems;
 }
 

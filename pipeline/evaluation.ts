@@ -9,7 +9,7 @@ import { metric, type Stage } from "./stage";
 /** `retune:evaluation`. */
 export const evaluationSettings = {
     /** Questions that base and tuned model both answer, for people to read. */
-    prompts: list(text("a question"), "a list of questions").default([
+    prompts: list(text("a question"), "a list of one or more questions").default([
         "感冒了应该怎么办？",
         "高血压患者饮食需要注意什么？",
     ]),
@@ -62,5 +62,8 @@ export const evaluation: Stage<Inputs> = {
         base: metric(metrics, "base"),
         tuned: metric(metrics, "tuned"),
         rows: metric(metrics, "rows"),
+        // There is no gate yet that would compare with the last accepted model and judge.
+        incumbent: null,
+        verdict: "ungated",
     }),
 };

@@ -79,8 +79,9 @@ export function oneOf<const Choices extends readonly [string, ...string[]]>(choi
     });
 }
 
+/** A list that is not empty. */
 export function list<Element extends z.ZodType>(element: Element, what: string) {
-    return z.array(element, expecting(what));
+    return z.array(element, expecting(what)).min(1, expecting(what));
 }
 
 /** A SHA-256 in hex: the digest of an artifact. */
@@ -110,12 +111,19 @@ export function group<Shape extends z.ZodRawShape>(shape: Shape, what = "a group
 export function problemsOf(error: z.ZodError, prefix: readonly PropertyKey[] = []): Problem[] {
     return error.issues.flatMap((issue) => {
         const at = [...prefix, ...issue.path];
-        if (issue.code !== "unrecognized_keys") return [{ path: dotted(at), message: issue.message }];
+        if (issue.code !== "unrecognized_keys") return [{ path: dotted(at), message: plainly(issue.message) }];
         const known = issue.message.startsWith(KNOWN)
             ? issue.message.slice(KNOWN.length).split(" ").filter(Boolean)
             : [];
         return issue.keys.map((key) => ({ path: dotted([...at, key]), message: unknownKey(key, known) }));
     });
+}
+
+/** zod's own words, where a schema has none, in ours. */
+function plainly(message: string): string {
+    const [, expected, received] = /^Invalid input: expected (\w+), received (\w+)$/.exec(message) ?? [];
+    if (expected === undefined || received === undefined) return message;
+    return received === "undefined" ? `missing: expected a ${expected}` : `expected a ${expected}, got a ${received}`;
 }
 
 export function unknownKey(key: string, known: readonly string[]): string {

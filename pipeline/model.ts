@@ -4,7 +4,7 @@ import { z } from "zod";
 import { resolveHubCommit } from "../datasets/sources/source";
 import { targetSchema } from "../infra/target";
 import { flag, group, integer, jsonObject, text, unknownKey } from "./fields";
-import { digestOfFiles, fileDigest, same, type FileEntry, type JsonObject } from "./identity";
+import { digestOfFiles, fileDigest, isObject, same, type FileEntry, type JsonObject } from "./identity";
 import { llamafactoryRun, modelPackages, versions } from "./llamafactory/job";
 import { metric, type Stage } from "./stage";
 import { UserError } from "./user-error";
@@ -134,6 +134,14 @@ function endpointOf(source: Source): string | null {
     return "modelscope" in source ? (source.endpoint ?? null) : null;
 }
 
+/** How a model's origin is named in what is made of it: without what is true of one machine only. */
+export function baseOf(source: Source): JsonObject {
+    if ("folder" in source) return { folder: path.basename(source.folder) };
+    if ("huggingface" in source) return { huggingface: source.huggingface, revision: source.revision };
+    if ("modelscope" in source) return { modelscope: source.modelscope, revision: source.revision };
+    return { ...source };
+}
+
 function packageContent(name: string): JsonObject {
     const known = modelPackages();
     const pinned = known.get(name);
@@ -154,7 +162,8 @@ async function modelFiles(folder: string): Promise<string[]> {
     if (!names.includes("config.json")) {
         throw new UserError(`source.folder: ${folder} has no config.json: it is not a transformers model`);
     }
-    const config = JSON.parse(await fs.promises.readFile(path.join(folder, "config.json"), "utf8")) as JsonObject;
+    const config = await parsedJson(folder, "config.json");
+    for (const name of wanted.filter((one) => one.endsWith(".json"))) await parsedJson(folder, name);
     if ("auto_map" in config) {
         const why =
             "config.json has an auto_map, so the model needs trust_remote_code, which runs code from its repository";
@@ -162,14 +171,14 @@ async function modelFiles(folder: string): Promise<string[]> {
     }
     if (!names.some((name) => name.endsWith(".safetensors"))) {
         const pickled = names.filter((name) => /\.(bin|pt|pth|ckpt)$/.test(name));
-        const found =
+        const instead =
             pickled.length > 0
-                ? `only pickled ones (${pickled.join(", ")}), and loading those runs code`
-                : "no weights at all";
-        throw new UserError(
-            `source.folder: ${folder} has no safetensors weights, but ${found}; convert the model first`,
-        );
+                ? `only pickled ones (${pickled.join(", ")}), and loading those runs code: convert the model first`
+                : "nor any other: it is not the folder of a model, or its download is not complete";
+        throw new UserError(`source.folder: ${folder} has no safetensors weights, ${instead}`);
     }
+    for (const name of wanted.filter((one) => one.endsWith(".safetensors"))) await checkSafetensors(folder, name);
+    await checkShards(folder, names);
     if (!names.some((name) => /^(tokenizer|vocab)/.test(name))) {
         throw new UserError(`source.folder: ${folder} has no tokenizer files`);
     }
@@ -182,4 +191,51 @@ async function folderDigest(folder: string): Promise<string> {
         files.push({ path: name, size: 0, sha256: await fileDigest(path.join(folder, name)) });
     }
     return digestOfFiles(files);
+}
+
+async function parsedJson(folder: string, name: string): Promise<JsonObject> {
+    const file = path.join(folder, name);
+    const text = await fs.promises.readFile(file, "utf8");
+    try {
+        const parsed: unknown = JSON.parse(text);
+        if (isObject(parsed)) return parsed;
+    } catch (error) {
+        throw new UserError(`source.folder: ${file} is not JSON: ${(error as Error).message}`);
+    }
+    throw new UserError(`source.folder: ${file} is not a JSON object`);
+}
+
+/** A safetensors file begins with the length of its header, and that is JSON: enough to see a torn download. */
+async function checkSafetensors(folder: string, name: string): Promise<void> {
+    const file = path.join(folder, name);
+    const handle = await fs.promises.open(file);
+    try {
+        const { size } = await handle.stat();
+        const prefix = Buffer.alloc(8);
+        await handle.read(prefix, 0, 8, 0);
+        const length = Number(prefix.readBigUInt64LE());
+        if (size >= 8 && length <= size - 8) {
+            const header = Buffer.alloc(length);
+            await handle.read(header, 0, length, 8);
+            const tensors = JSON.parse(header.toString("utf8")) as Record<string, { data_offsets?: number[] }>;
+            const ends = Object.values(tensors).map((tensor) => tensor.data_offsets?.[1] ?? 0);
+            if (8 + length + Math.max(0, ...ends) === size) return;
+        }
+    } catch (error) {
+        if (!(error instanceof SyntaxError)) throw error;
+    } finally {
+        await handle.close();
+    }
+    throw new UserError(`source.folder: ${file} is not a whole safetensors file`);
+}
+
+/** A model in several files has an index of them. */
+async function checkShards(folder: string, names: readonly string[]): Promise<void> {
+    const index = "model.safetensors.index.json";
+    if (!names.includes(index)) return;
+    const map = (await parsedJson(folder, index))["weight_map"];
+    const files = isObject(map) ? Object.values(map) : [];
+    const missing = files.find((file) => typeof file === "string" && !names.includes(file));
+    if (typeof missing === "string")
+        throw new UserError(`source.folder: ${folder} lacks ${missing}, which ${index} names`);
 }

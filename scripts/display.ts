@@ -84,7 +84,7 @@ function clipped(text: string, columns: number): string {
 }
 
 function described({ field, old, new: now }: StageOutcome["reasons"][number]): string {
-    if (field === "drift") return `repairs: ${compact(old)}`;
+    if (field === "drift") return now === null ? `repairs: ${compact(old)}` : compact(now);
     if (now === "unknown") return `${field}: known when the stage before has run`;
     if (old === null) return describeChange({ kind: "added", field, new: now });
     if (now === null) return describeChange({ kind: "removed", field, old });

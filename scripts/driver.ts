@@ -1,6 +1,8 @@
 import { spawn, spawnSync } from "node:child_process";
 import { createRequire } from "node:module";
+import * as fs from "node:fs";
 import * as path from "node:path";
+import { pathToFileURL } from "node:url";
 import * as grpc from "@grpc/grpc-js";
 import { Empty } from "google-protobuf/google/protobuf/empty_pb.js";
 import { EventsService } from "@pulumi/pulumi/proto/events_grpc_pb.js";
@@ -38,7 +40,7 @@ const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 /** Pulumi's own environment: state below RETUNE_HOME and an empty passphrase, unless the user has chosen otherwise. */
 function environment(): NodeJS.ProcessEnv {
     return {
-        PULUMI_BACKEND_URL: `file://${stateFolder()}?create_dir=true&metadata=skip`,
+        PULUMI_BACKEND_URL: `${pathToFileURL(stateFolder()).href}?create_dir=true&metadata=skip`,
         PULUMI_HOME: path.join(cache(), "pulumi-home"),
         ...(process.env["PULUMI_CONFIG_PASSPHRASE_FILE"] === undefined ? { PULUMI_CONFIG_PASSPHRASE: "" } : {}),
         ...process.env,
@@ -50,6 +52,17 @@ function environment(): NodeJS.ProcessEnv {
         PULUMI_LOG_ROTATION_MAX_AGE_DAYS: "1",
         RETUNE_CLIENT_PID: String(process.pid),
     };
+}
+
+/** Before the CLI says it in Go's words. */
+function requireWritableHome(): void {
+    try {
+        fs.mkdirSync(stateFolder(), { recursive: true });
+        fs.accessSync(stateFolder(), fs.constants.W_OK);
+    } catch (error) {
+        const why = (error as Error).message.replace(/^E\w+: /, "");
+        throw new UserError(`RETUNE_HOME, ${home()}, cannot be used: ${why}; set it to a folder that you can write to`);
+    }
 }
 
 function stateFolder(): string {
@@ -72,6 +85,7 @@ export async function drive(request: {
             "warning: PULUMI_DISABLE_PROVIDER_PREVIEW is set: this preview cannot tell what is in the store and what follows a change",
         );
     }
+    requireWritableHome();
     for (let attempt = 1; ; attempt++) {
         const { removed, held } = removeStaleLocks(stateFolder(), PROJECT, request.stack);
         if (removed > 0)

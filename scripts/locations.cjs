@@ -7,11 +7,14 @@ const path = require("node:path");
 
 const project = path.dirname(__dirname);
 
+/** A relative path is relative to where the user is: npm starts its scripts in the project. */
+const fromUser = (folder) => path.resolve(process.env.INIT_CWD || process.cwd(), folder);
+
 /** What must last: runs, artifacts, Pulumi state. */
-const home = () => path.resolve(process.env.RETUNE_HOME || path.join(os.homedir(), ".retune"));
+const home = () => fromUser(process.env.RETUNE_HOME || path.join(os.homedir(), ".retune"));
 
 /** What can be had again: the Pulumi CLI, Python environments, downloads, compiled TypeScript. */
-const cache = () => path.resolve(process.env.RETUNE_CACHE || path.join(os.homedir(), ".cache", "retune"));
+const cache = () => fromUser(process.env.RETUNE_CACHE || path.join(os.homedir(), ".cache", "retune"));
 
 const lockFiles = ["requirements.lock", "model-packages.lock"].map((name) =>
     path.join(project, "pipeline", "llamafactory", name),

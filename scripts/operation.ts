@@ -99,6 +99,10 @@ function parse(operation: Operation, args: readonly string[]): Options | undefin
 function setting(text: string, before: Record<string, unknown>): Record<string, unknown> {
     const equals = text.indexOf("=");
     if (equals <= 0) throw new UsageError(`--set wants PATH=VALUE, such as training.learningRate=1e-4, got ${text}`);
+    const parts = text.slice(0, equals).split(".");
+    if (!parts.every((part) => /^[A-Za-z]\w*$/.test(part))) {
+        throw new UsageError(`--set: ${text.slice(0, equals)} is not the path of a setting`);
+    }
     const value = text.slice(equals + 1);
     let parsed: unknown = value;
     try {

@@ -163,7 +163,10 @@ function pick(outputs: JsonObject): Partial<StageOutcome> {
 
 function reasonsOf(step: StepMetadata): Reason[] {
     return Object.keys(step.detailedDiff ?? {}).map((field) => {
-        if (field === "drift") return { field, old: step.old?.outputs["drift"] ?? null, new: null };
+        // A refresh finds it, an update takes it away.
+        if (field === "drift") {
+            return { field, old: step.old?.outputs["drift"] ?? null, new: step.new?.outputs["drift"] ?? null };
+        }
         return { field, old: at(step.old?.inputs, field), new: at(step.new?.inputs, field) };
     });
 }

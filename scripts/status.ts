@@ -13,7 +13,7 @@ export function status(args: readonly string[]): number {
         .option("--json", "one object on stdout", false);
     const options = parseOrExplain(command, args);
     if (options === undefined) return 0;
-    const stacks = readStacks();
+    const stacks = readStacks().filter(({ stages }) => stages.length > 0);
     const runs = listRuns(home());
     if (options["json"] === true) {
         process.stdout.write(`${JSON.stringify({ stacks: stacks.map(forJson), runs })}\n`);

@@ -13,14 +13,14 @@ export interface HubRepository {
 function ask({ kind, repo, endpoint }: HubRepository, place: string): Request {
     const host = (endpoint ?? process.env["HF_ENDPOINT"] ?? "https://huggingface.co").replace(/\/+$/, "");
     const token = process.env["HF_TOKEN"];
+    const local = kind === "model" ? "folder" : "file";
     return {
         url: `${host}/${place}`,
         headers: token === undefined || token === "" ? {} : { authorization: `Bearer ${token}` },
         subject: `Hugging Face ${kind} ${repo}`,
         help: {
             denied: "If it is private or gated, accept its terms on the hub and set HF_TOKEN to a token that may read it.",
-            unreachable:
-                "Set `endpoint` (or HF_ENDPOINT) to a mirror that can be reached, or fetch the file elsewhere and use `{ file: … }`.",
+            unreachable: `Set \`endpoint\` (or HF_ENDPOINT) to a mirror that can be reached, or fetch the ${local} elsewhere and use \`{ ${local}: … }\`.`,
         },
     };
 }

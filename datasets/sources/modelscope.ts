@@ -5,13 +5,13 @@ import { requestJson, type Request } from "./request";
 
 function ask({ kind, repo, endpoint }: HubRepository, place: string, parameters: Record<string, string>): Request {
     const host = (endpoint ?? "https://modelscope.cn").replace(/\/+$/, "");
+    const local = kind === "model" ? "folder" : "file";
     return {
         url: `${host}/api/v1/${kind}s/${repo}/${place}?${new URLSearchParams(parameters).toString()}`,
         subject: `ModelScope ${kind} ${repo}`,
         help: {
-            denied: "Private repositories of ModelScope are not supported: fetch the file and use `{ file: … }`.",
-            unreachable:
-                "Set `endpoint` to a host that can be reached, or fetch the file elsewhere and use `{ file: … }`.",
+            denied: `Private repositories of ModelScope are not supported: fetch the ${local} and use \`{ ${local}: … }\`.`,
+            unreachable: `Set \`endpoint\` to a host that can be reached, or fetch the ${local} elsewhere and use \`{ ${local}: … }\`.`,
         },
     };
 }

@@ -17,7 +17,7 @@ export const answeringFields = {
     dataset: digest("the digest of a data set"),
     /** The data set's instruction: a question is put as its rows are. */
     instruction: z.string(),
-    prompts: list(text("a question"), "a list of questions"),
+    prompts: list(text("a question"), "a list of one or more questions"),
     /** Tokens of an answer. */
     maxNewTokens: integer("a whole number from 1", { from: 1 }),
     precision: oneOf(PRECISIONS),

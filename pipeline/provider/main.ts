@@ -72,7 +72,7 @@ const lifecycle = new Lifecycle(
     (target) => executors[target.type](target),
     engineLog(process.argv[2]),
 );
-serveProvider(server, lifecycle, () => undefined);
+serveProvider(server, lifecycle);
 
 // A client that was killed cannot cancel: without this the engine would follow a run for hours, holding the lock.
 const client = Number(process.env["RETUNE_CLIENT_PID"] ?? 0);

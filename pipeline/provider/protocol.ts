@@ -12,7 +12,7 @@ import { UserError } from "../user-error";
 import { Interrupted, type Lifecycle } from "./lifecycle";
 
 /** Pulumi's resource provider protocol, served by a Lifecycle. Facts about it are in the engine's own tests. */
-export function serveProvider(server: grpc.Server, lifecycle: Lifecycle, onCancel: () => void): void {
+export function serveProvider(server: grpc.Server, lifecycle: Lifecycle): void {
     const answer =
         <Request, Response>(handle: (request: Request) => Promise<Response> | Response) =>
         (call: grpc.ServerUnaryCall<Request, Response>, done: grpc.sendUnaryData<Response>): void => {
@@ -113,7 +113,6 @@ export function serveProvider(server: grpc.Server, lifecycle: Lifecycle, onCance
 
         cancel: answer(() => {
             lifecycle.cancel();
-            onCancel();
             return new Empty();
         }),
     };

@@ -9,7 +9,7 @@
 
 Every verb prints one JSON object. Layout below H, everything in it written to a temporary name, synced and renamed:
 
-    runs/KEY/job.json      what to do: kind, program, parameters, inputs (name -> digest), expected files, limits
+    runs/KEY/job.json      what to do: kind, program, parameters, inputs (name -> digest), expected files
     runs/KEY/state.json    queued | running | succeeded | failed | stopped, who owns it, since when, why it ended
     runs/KEY/events.jsonl  progress, one object a line, written by the program
     runs/KEY/log           what the program printed
@@ -25,6 +25,7 @@ environment that imports the heavy modules once and forks one child per job.
 
 import argparse
 import contextlib
+import errno
 import fcntl
 import fnmatch
 import hashlib
@@ -49,6 +50,16 @@ STOPPED = 75
 STOP_GRACE = 600
 # Bytes that a run sets aside, so that there is room to say so when the disk is full.
 RESERVE = 1 << 16
+# What a worker has from the client that started it and another client may want different.
+INHERITED = [
+    "CUDA_VISIBLE_DEVICES",
+    "LD_LIBRARY_PATH",
+    "TMPDIR",
+    "http_proxy",
+    "https_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+]
 # Seconds that a worker without jobs stays; long enough to serve the next stage of the same pipeline.
 WORKER_IDLE = 60
 
@@ -179,7 +190,7 @@ class Run:
         answer = {"key": self.key, **state, "cursor": cursor, "events": events}
         if state["state"] == "succeeded":
             answer["result"] = read_json(self.folder / "result.json")
-        elif state["state"] not in ("queued", "running"):
+        elif state["state"] not in ("queued", "running") and not state.get("explained"):
             answer["log"] = tail(self.folder / "log", 4000)
         return answer
 
@@ -234,7 +245,15 @@ def submit(home: Path, payload: dict) -> dict:
             log = os.open(run.folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             for source, target in ((null, 0), (log, 1), (log, 2)):
                 os.dup2(source, target)
-            run.set_state("queued", attempt=attempt, queuedAt=time.time(), startedAt=None, finishedAt=None, reason=None)
+            run.set_state(
+                "queued",
+                attempt=attempt,
+                queuedAt=time.time(),
+                startedAt=None,
+                finishedAt=None,
+                reason=None,
+                explained=False,
+            )
             os.write(announce, b".")
             os.close(announce)
             supervise(run)
@@ -254,7 +273,7 @@ def supervise(run: Run) -> None:
         execute(run)
     except Exception as error:
         traceback.print_exc()
-        run.set_state("failed", finishedAt=time.time(), reason=explain(error))
+        run.set_state("failed", finishedAt=time.time(), reason=explain(error), explained=is_disk_full(error))
     finally:
         run.secrets_file().unlink(missing_ok=True)
 
@@ -266,15 +285,19 @@ def execute(run: Run) -> None:
             run.set_state("stopped", finishedAt=time.time(), reason="stopped while it was queued")
             return
         begin = time.time()
+        # A resumed run has cost what its stopped attempts took as well.
+        earlier = (read_json(run.folder / "state.json") or {}).get("spent") or 0
         run.set_state("running", startedAt=begin)
         prepare(run, job)
-        code, limit = converse(run, job, begin)
+        code, how = converse(run, job)
+    run.set_state("running", spent=round(earlier + time.time() - begin, 1))
     outcome = read_json(run.work / "outcome.json") or {}
     if code == STOPPED:
-        run.set_state("stopped", finishedAt=time.time(), reason=limit or "stopped on request; a checkpoint was saved")
+        run.set_state("stopped", finishedAt=time.time(), reason=how or "stopped on request; a checkpoint was saved")
         return
     if code != 0 or "error" in outcome:
-        run.set_state("failed", finishedAt=time.time(), reason=outcome.get("error") or explain_exit(run, code))
+        reason = outcome.get("error") or explain_exit(run, code)
+        run.set_state("failed", finishedAt=time.time(), reason=reason, explained="error" in outcome)
         return
     run.set_state("running", phase="storing")
     missing = [p for p in job["produces"] if not any(fnmatch.fnmatch(f, p) for f in files_below(run.work / "out"))]
@@ -292,7 +315,7 @@ def execute(run: Run) -> None:
         "metrics": outcome.get("metrics", {}),
         "startedAt": begin,
         "finishedAt": now,
-        "seconds": round(now - begin, 1),
+        "seconds": round(earlier + now - begin, 1),
         "host": {"name": os.uname().nodename, "machine": os.uname().machine, "cpus": os.cpu_count()},
     }
     write_json(run.folder / "result.json", result)
@@ -340,10 +363,18 @@ class MissingArtifactError(Exception):
     pass
 
 
+NO_SPACE = "no space left on the disk: make room, or move RETUNE_HOME to a larger one"
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Also as the libraries say it: safetensors in Rust's words, torch as a failed write of its archive."""
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return True
+    return bool(re.search(r"No space left on device|os error 28|file write failed", str(error)))
+
+
 def explain(error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno == 28:
-        return f"no space left on the disk{f' of {error.filename}' if error.filename else ''}"
-    return str(error) or type(error).__name__
+    return NO_SPACE if is_disk_full(error) else str(error) or type(error).__name__
 
 
 def explain_exit(run: Run, code: int) -> str:
@@ -470,7 +501,9 @@ def remove_run(run: Run) -> bool:
 
 def worker_address(job: dict) -> Path:
     """Jobs share a worker when their environment, its variables and the modules to import are the same."""
-    identity = json.dumps([job["python"], job["environment"], job["preload"], sha256(Path(__file__))], sort_keys=True)
+    inherited = {name: os.environ.get(name) for name in INHERITED}
+    parts = [job["python"], job["environment"], job["preload"], inherited, sha256(Path(__file__))]
+    identity = json.dumps(parts, sort_keys=True)
     return runtime_folder() / f"{hashlib.sha256(identity.encode()).hexdigest()[:24]}.sock"
 
 
@@ -518,8 +551,8 @@ def dial(address: Path) -> socket.socket:
     return connection
 
 
-def converse(run: Run, job: dict, begin: float):
-    """Has the worker execute the job; answers the exit code and, where a limit ended it, which."""
+def converse(run: Run, job: dict):
+    """Has the worker execute the job; answers the exit code and, if it did not stop by itself, how it was stopped."""
     connection = connect(job)
     secrets = read_json(run.secrets_file()) or {}
     run.secrets_file().unlink(missing_ok=True)
@@ -528,8 +561,7 @@ def converse(run: Run, job: dict, begin: float):
         connection.sendall(json.dumps(request).encode() + b"\n")
     connection.settimeout(0.2)
     received = b""
-    asked = limit = None
-    hours = (job.get("limits") or {}).get("hours")
+    asked = None
     while True:
         with contextlib.suppress(TimeoutError):
             try:
@@ -540,10 +572,7 @@ def converse(run: Run, job: dict, begin: float):
                 raise RuntimeError(worker_ended(job))
             received += block
             if received.endswith(b"\n"):
-                return json.loads(received)["exit"], limit
-        if hours and time.time() - begin > hours * 3600 and limit is None:
-            limit = f"stopped at its limit of {hours} hours; a checkpoint was saved"
-            (run.folder / "stop").touch()
+                return json.loads(received)["exit"], None
         if asked is None and (run.folder / "stop").exists():
             asked = time.time()
             if not job["stoppable"]:
@@ -634,7 +663,7 @@ def start(request: dict, sockets: list, selector) -> int:
     except SystemExit as ending:
         code = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
     except BaseException as error:
-        full = isinstance(error, OSError) and error.errno == 28
+        full = is_disk_full(error)
         if full:
             (folder / "reserve").unlink(missing_ok=True)
         traceback.print_exc()

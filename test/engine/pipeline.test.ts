@@ -135,7 +135,7 @@ describe("a pipeline over its life", () => {
         ]);
         expect(stage("training").key).toMatch(/^[0-9a-f]{64}$/);
         expect(stage("training").digest).toBeUndefined();
-        expect(stderr).toMatch(/^ {2}training {4}would run\n {14}learningRate 0\.01 → 0\.0001$/m);
+        expect(stderr).toMatch(/^ {2}training {4}would run +took \d+ s last time\n {14}learningRate 0\.01 → 0\.0001$/m);
         expect(stderr).toMatch(/^Would run 4, reuse 0, unchanged 2 \(\d+\.\d s\)\.$/m);
         expect(listing(rig.home)).toEqual(before);
     });

@@ -336,23 +336,23 @@ function runsIn(home: string): RunFolder[] {
     const folder = path.join(home, "runs");
     const keys = fs.existsSync(folder) ? fs.readdirSync(folder) : [];
     const runs = keys.flatMap((key) => {
-        const read = (name: string): JsonObject => {
+        const read = <Content>(name: string): Partial<Content> => {
             try {
-                return JSON.parse(fs.readFileSync(path.join(folder, key, name), "utf8")) as JsonObject;
+                return JSON.parse(fs.readFileSync(path.join(folder, key, name), "utf8")) as Content;
             } catch {
                 return {};
             }
         };
-        const state = read("state.json");
+        const state = read<RunFolder & { queuedAt: number }>("state.json");
         return {
             key,
             folder: path.join(folder, key),
-            kind: String(read("job.json")["kind"]),
-            state: String(state["state"]),
-            attempt: Number(state["attempt"]),
-            pid: state["pid"] as number | undefined,
-            reason: (state["reason"] ?? null) as string | null,
-            queuedAt: Number(state["queuedAt"] ?? 0),
+            kind: read<RunFolder>("job.json").kind ?? "",
+            state: state.state ?? "",
+            attempt: state.attempt ?? 0,
+            pid: state.pid,
+            reason: state.reason ?? null,
+            queuedAt: state.queuedAt ?? 0,
             steps: stepsOf(path.join(folder, key, "events.jsonl")),
         };
     });

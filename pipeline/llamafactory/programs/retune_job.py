@@ -12,6 +12,8 @@ job = json.loads(Path("../job.json").read_text("utf-8"))
 parameters = job["parameters"]
 out = Path("out")
 
+# The exit code that tells the runner so: see there.
+STOPPED = 75
 _DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
@@ -179,3 +181,8 @@ class Progress(TrainerCallback):
             control.should_save = True
             control.should_training_stop = True
         return control
+
+    def on_train_end(self, args, state, control, **_):
+        # The checkpoint is written by now. LLaMA-Factory would go on with a whole evaluation of a model half trained.
+        if stop_requested() and state.global_step < state.max_steps:
+            sys.exit(STOPPED)

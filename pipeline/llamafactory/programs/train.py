@@ -4,7 +4,6 @@ import json
 import math
 import re
 import shutil
-import sys
 import zipfile
 from pathlib import Path
 
@@ -23,36 +22,57 @@ from retune_job import (
     parameters,
     precision_options,
     read_jsonl,
-    stop_requested,
     succeed,
     template_options,
 )
 from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer
 
-STOPPED = 75
 TRAINER = Path("trainer")
 # Files of a trained folder that are the result; the others hold times, paths or the optimizer.
 WANTED = ["adapter_*", "model*.safetensors*", "config.json", "generation_config.json", "*token*", "vocab.*", "*.jinja"]
 WANTED += ["merges.txt", "added_tokens.json"]
 
 
-def preflight(rows: list) -> dict:
-    """What can be known in a second and would otherwise be learned after hours; answers facts about lengths."""
-    tokenizer = AutoTokenizer.from_pretrained("base")
+# Templates of plain text, which any model can learn.
+PLAIN = {"alpaca", "default", "empty", "vicuna"}
+
+
+def text_of(slots: list) -> str:
+    """The literal text of a template's slots: strings, and tokens that stand for themselves."""
+    return "".join(
+        slot if isinstance(slot, str) else slot.get("token", "") if isinstance(slot, dict) else "" for slot in slots
+    )
+
+
+def check_template(tokenizer) -> None:
+    """Ends a training whose chat format is another family's: it would end with a good loss and bad answers."""
     name = parameters["template"]
-    if name not in TEMPLATES:
-        fail(f"training.template: LLaMA-Factory has no template {name}")
-    words = set()
-    for formatter in (TEMPLATES[name].format_user, TEMPLATES[name].format_assistant, TEMPLATES[name].format_system):
-        for slot in formatter.slots:
-            words.update(re.findall(r"<\|[^|<>]+\|>", slot if isinstance(slot, str) else ""))
-    foreign = sorted(w for w in words if len(tokenizer.encode(w, add_special_tokens=False)) != 1)
+    template = TEMPLATES[name]
+    advice = "set model.template to the one of the model's family"
+    parts = (template.format_user, template.format_assistant, template.format_system, template.format_prefix)
+    words = {word for part in parts for word in re.findall(r"<[^<>\s{}]+>", text_of(part.slots))}
+    foreign = sorted(word for word in words if len(tokenizer.encode(word, add_special_tokens=False)) != 1)
     if foreign:
         fail(
             f"model.template: {name} does not fit this model, whose tokenizer does not know {', '.join(foreign)}; "
-            "choose the template of the model's family"
+            f"{advice}"
         )
+    marker = text_of(template.format_user.slots).split("{{content}}")[0].strip()
+    if name in PLAIN or not marker or not tokenizer.chat_template:
+        return
+    own = tokenizer.apply_chat_template([{"role": "user", "content": "?"}], tokenize=False, add_generation_prompt=True)
+    if marker not in own:
+        fail(
+            f"model.template: {name} begins a question with {marker!r}, but this model's own format is {own!r}; "
+            f"{advice}"
+        )
+
+
+def preflight(rows: list) -> dict:
+    """What can be known in a second and would otherwise be learned after hours; answers facts about lengths."""
+    tokenizer = AutoTokenizer.from_pretrained("base")
+    check_template(tokenizer)
 
     options = {k: v for k, v in template_options().items() if k in ("template", "enable_thinking")}
     template = get_template_and_fix_tokenizer(tokenizer, DataArguments(**options))
@@ -98,8 +118,8 @@ def resume_point():
 def keep_order_after_resume() -> None:
     """Has a resumed epoch go on with its own order of rows.
 
-    accelerate's loader forgets the epoch when it skips the batches that a checkpoint has seen: in any epoch but the first
-    the rest would be taken from the first epoch's order, some rows twice and others never.
+    accelerate's loader forgets the epoch when it skips the batches that a checkpoint has seen: in any epoch but the
+    first the rest would be taken from the first epoch's order, some rows twice and others never.
     """
     skip = transformers.trainer.skip_first_batches
 
@@ -174,8 +194,6 @@ def main() -> None:
     # LLaMA-Factory exits with 0 after an abort too: only the step count tells whether the training is complete.
     state = json.loads((TRAINER / "trainer_state.json").read_text("utf-8"))
     if state["global_step"] < state["max_steps"] and "early_stopping_steps" not in given:
-        if stop_requested():
-            sys.exit(STOPPED)
         fail(f"the training ended at step {state['global_step']} of {state['max_steps']}")
 
     for pattern in WANTED:
