@@ -48,6 +48,7 @@ from pathlib import Path
 STOPPED = 75
 # Seconds between asking a program to stop and ending it.
 STOP_GRACE = 600
+NO_SPACE = "no space left on the disk: make room, or move RETUNE_HOME to a larger one"
 # Bytes that a run sets aside, so that there is room to say so when the disk is full.
 RESERVE = 1 << 16
 # What a worker has from the client that started it and another client may want different.
@@ -190,7 +191,7 @@ class Run:
         answer = {"key": self.key, **state, "cursor": cursor, "events": events}
         if state["state"] == "succeeded":
             answer["result"] = read_json(self.folder / "result.json")
-        elif state["state"] not in ("queued", "running") and not state.get("explained"):
+        elif state["state"] not in ("queued", "running") and state.get("reason") != NO_SPACE:
             answer["log"] = tail(self.folder / "log", 4000)
         return answer
 
@@ -252,7 +253,6 @@ def submit(home: Path, payload: dict) -> dict:
                 startedAt=None,
                 finishedAt=None,
                 reason=None,
-                explained=False,
             )
             os.write(announce, b".")
             os.close(announce)
@@ -273,7 +273,7 @@ def supervise(run: Run) -> None:
         execute(run)
     except Exception as error:
         traceback.print_exc()
-        run.set_state("failed", finishedAt=time.time(), reason=explain(error), explained=is_disk_full(error))
+        run.set_state("failed", finishedAt=time.time(), reason=explain(error))
     finally:
         run.secrets_file().unlink(missing_ok=True)
 
@@ -297,7 +297,7 @@ def execute(run: Run) -> None:
         return
     if code != 0 or "error" in outcome:
         reason = outcome.get("error") or explain_exit(run, code)
-        run.set_state("failed", finishedAt=time.time(), reason=reason, explained="error" in outcome)
+        run.set_state("failed", finishedAt=time.time(), reason=reason)
         return
     run.set_state("running", phase="storing")
     missing = [p for p in job["produces"] if not any(fnmatch.fnmatch(f, p) for f in files_below(run.work / "out"))]
@@ -361,9 +361,6 @@ def prepare(run: Run, job: dict) -> None:
 
 class MissingArtifactError(Exception):
     pass
-
-
-NO_SPACE = "no space left on the disk: make room, or move RETUNE_HOME to a larger one"
 
 
 def is_disk_full(error: BaseException) -> bool:
