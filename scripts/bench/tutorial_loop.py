@@ -7,13 +7,15 @@ Written anew from its description, with its last comma left out, so that the arr
 
 import json
 import sys
+from pathlib import Path
 
 INSTRUCTION = "请根据患者的问题给出建议"
 
 
 def main() -> None:
     kept = 0
-    with open(sys.argv[1], encoding="utf-8") as source, open(sys.argv[2], "w", encoding="utf-8") as target:
+    source_file, target_file = map(Path, sys.argv[1:])
+    with source_file.open(encoding="utf-8") as source, target_file.open("w", encoding="utf-8") as target:
         target.write("[\n")
         for line in source:
             row = json.loads(line)

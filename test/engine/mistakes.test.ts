@@ -107,9 +107,22 @@ describe("mistakes", () => {
     });
 
     describe("in the data", () => {
+        test.each(["preview", "up"] as const)("a file that is missing: %s", async (command) => {
+            rig.configure({ dataset: { source: { file: "nowhere.jsonl" } } });
+            const { code, answer, stderr } = await rig.json(command);
+            expect({ code, result: answer.result, stages: answer.stages }).toEqual({
+                code: 2,
+                result: "failed",
+                stages: [],
+            });
+            const file = path.join(rig.project, "nowhere.jsonl");
+            expect(stderr).toContain(
+                `the configuration has a problem:\n  retune:dataset.source.file: there is no file ${file}\n`,
+            );
+        });
+
         const rows = () => rig.sample(6).map((row) => JSON.stringify(row));
         test.each([
-            ["missing", undefined, (file: string) => `source.file: there is no file ${file}`],
             ["empty", "", (file: string) => `${file} is empty: there is no row to convert.`],
             [
                 "broken in a line",
@@ -149,12 +162,12 @@ describe("mistakes", () => {
             ],
         ])("a file that is %s", async (name, content, message) => {
             const file = path.join(rig.project, `${name}.jsonl`);
-            if (content !== undefined) rig.write(`${name}.jsonl`, typeof content === "string" ? content : content());
+            rig.write(`${name}.jsonl`, typeof content === "string" ? content : content());
             rig.configure({ dataset: { source: { file: `${name}.jsonl` } } });
             const runs = rig.runs().length;
             for (const command of ["preview", "up"] as const) {
                 const { code, answer, actions, stage } = await rig.json(command);
-                expect({ code, result: answer.result }).toEqual({ code: name === "missing" ? 2 : 1, result: "failed" });
+                expect({ code, result: answer.result }).toEqual({ code: 1, result: "failed" });
                 // The model may or may not have had its turn before the engine stopped.
                 expect({ ...actions, model: "" }).toEqual(all("skipped", { dataset: "failed", model: "" }));
                 expect(stage("dataset").error?.startsWith(message(file)), stage("dataset").error).toBe(true);
@@ -175,14 +188,14 @@ describe("mistakes", () => {
                 (folder: string) => {
                     fs.rmSync(path.join(folder, weights));
                 },
-                " has no safetensors weights, but no weights at all; convert the model first",
+                " has no safetensors weights, nor any other: it is not the folder of a model, or its download is not complete",
             ],
             [
                 "pickled weights",
                 (folder: string) => {
                     fs.renameSync(path.join(folder, weights), path.join(folder, "pytorch_model.bin"));
                 },
-                " has no safetensors weights, but only pickled ones (pytorch_model.bin), and loading those runs code; convert the model first",
+                " has no safetensors weights, only pickled ones (pytorch_model.bin), and loading those runs code: convert the model first",
             ],
             [
                 "code of its own",
@@ -213,13 +226,15 @@ describe("mistakes", () => {
             expect(untouched()).toEqual(before);
         });
 
-        test("a good folder is the same model, and nothing after it runs", async () => {
+        test("a good folder is the same model: nothing trains, and only the export, which names it, is made again", async () => {
             const folder = tiny("good", () => undefined);
             rig.configure({ model: { source: { folder } } });
             const { code, actions } = await rig.json("up");
-            expect({ code, actions }).toEqual({ code: 0, actions: all("unchanged", { model: "ran" }) });
+            const named = { model: "ran", export: "ran", report: "ran" };
+            expect({ code, actions }).toEqual({ code: 0, actions: all("unchanged", named) });
             rig.configure();
-            expect((await rig.json("up")).actions).toEqual(all("unchanged", { model: "cached" }));
+            const back = { model: "cached", export: "cached", report: "cached" };
+            expect((await rig.json("up")).actions).toEqual(all("unchanged", back));
         });
 
         test("a template of another family fails before the first step", async () => {
@@ -232,7 +247,7 @@ describe("mistakes", () => {
             const run = rig.runs("Training").at(-1)?.key.slice(0, 12) ?? "";
             expect(stage("training").error).toBe(
                 `run ${run} failed: model.template: llama3 does not fit this model, whose tokenizer does not know ` +
-                    "<|end_header_id|>, <|eot_id|>, <|start_header_id|>; choose the template of the model's family\n" +
+                    "<|end_header_id|>, <|eot_id|>, <|start_header_id|>; set model.template to the one of the model's family\n" +
                     `  the whole log: npm run logs -- ${run}`,
             );
             expect(rig.runs("Training").at(-1)).toMatchObject({ state: "failed", steps: [] });
