@@ -47,7 +47,7 @@ export const dataset: Stage<Inputs> = {
     kind: "Dataset",
     fields,
     transport: ["source", "resolved"],
-    tools: () => ({ contract: 1 }),
+    tools: () => ({ contract: 2 }),
 
     async resolve({ source }, previous) {
         if ("file" in source) return { content: { files: [await digestOrExplain(source.file)] } };

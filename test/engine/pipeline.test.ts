@@ -57,7 +57,13 @@ describe("a pipeline over its life", () => {
         const number = expect.any(Number) as number;
         expect(stage("training").facts).toEqual({ steps: 4, loss: number, evalLoss: number });
         const metrics = { evalLoss: number, bleu4: number, rouge1: number, rouge2: number, rougeL: number, rows: 4 };
-        expect(stage("evaluation").facts).toEqual({ rows: 4, base: metrics, tuned: metrics });
+        expect(stage("evaluation").facts).toEqual({
+            rows: 4,
+            base: metrics,
+            incumbent: null,
+            tuned: metrics,
+            verdict: "ungated",
+        });
         expect(stage("export").facts).toEqual({ files: 11, bytes: number, parity: { checked: 2, equal: 2 } });
         expect(answer.outputs).toEqual({
             trained: stage("training").uri,

@@ -40,7 +40,7 @@ describe("check", () => {
         expect(failures).toEqual([]);
         expect(inputs).toMatchObject({
             content: { files: [expect.stringMatching(/^[0-9a-f]{64}$/)] },
-            tools: { contract: 1 },
+            tools: { contract: 2 },
             limit: 5000,
             split: { validation: 0.2, test: 0.1, seed: 42 },
             recipe: { trim: false, lineEndings: "lf" },
