@@ -38,12 +38,6 @@ export type Work =
           readonly before?: Readonly<Record<string, TargetRun>>;
       };
 
-/** The fields that each stage may have besides its own; `check` adds them. */
-export interface Computed {
-    /** The version of the stage's contract and of the tools that can change its result. */
-    readonly tools?: JsonObject;
-}
-
 /**
  * A stage of the pipeline: its fields, what of them is its identity, and how its result comes about. A stage is a
  * plain description; the provider, the executors and the runner know nothing of particular ones.

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from llamafactory.train.tuner import export_model
 from retune_job import (
+    DTYPES,
     base_model,
     event,
     fail,
@@ -20,7 +21,6 @@ from retune_job import (
 )
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 # Rounding in half precision moves logits by up to about 1 at a magnitude of 43 (measured); a wrong merge by far more.
 HALF_PRECISION_LOGITS = 2.0
 

@@ -14,7 +14,7 @@ out = Path("out")
 
 # The exit code that tells the runner so: see there.
 STOPPED = 75
-_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def event(kind: str, **values) -> None:
@@ -58,7 +58,7 @@ def base_model(source: str, precision: str) -> str:
         if file.name == "config.json":
             config = json.loads(file.read_text("utf-8"))
             config.pop("torch_dtype", None)
-            config["dtype"] = _DTYPES[precision]
+            config["dtype"] = DTYPES[precision]
             link.write_text(json.dumps(config, indent=2), "utf-8")
         else:
             link.symlink_to(file.resolve())
