@@ -16,6 +16,16 @@ export default defineConfig({
                     fileParallelism: false,
                 },
             },
+            {
+                test: {
+                    name: "host",
+                    include: ["test/host/**/*.test.ts"],
+                    globalSetup: ["test/engine/runtime.ts"],
+                    testTimeout: 600_000,
+                    hookTimeout: 600_000,
+                    fileParallelism: false,
+                },
+            },
         ],
     },
 });

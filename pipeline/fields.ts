@@ -13,7 +13,7 @@ export interface Problem {
     readonly message: string;
 }
 
-const expecting = (what: string) => ({
+export const expecting = (what: string) => ({
     error: (issue: { readonly input?: unknown }): string =>
         issue.input === undefined ? `missing: expected ${what}` : `expected ${what}, got ${shown(issue.input)}`,
 });
@@ -70,13 +70,14 @@ export function text(what = "a text") {
 }
 
 export function oneOf<const Choices extends readonly [string, ...string[]]>(choices: Choices) {
-    return z.enum(choices, {
-        error: ({ input }) => {
-            const near = typeof input === "string" ? nearest(input, choices) : undefined;
-            const hint = near === undefined ? "" : `; did you mean ${near}?`;
-            return expecting(`one of ${choices.join(", ")}`).error({ input }) + hint;
-        },
-    });
+    return z.enum(choices, { error: ({ input }) => notOneOf(input, choices) });
+}
+
+/** What to say to a value that is none of these. */
+export function notOneOf(input: unknown, choices: readonly string[]): string {
+    const near = typeof input === "string" ? nearest(input, choices) : undefined;
+    const hint = near === undefined ? "" : `; did you mean ${near}?`;
+    return expecting(`one of ${choices.join(", ")}`).error({ input }) + hint;
 }
 
 /** A list that is not empty. */

@@ -120,6 +120,7 @@ export const model: Stage<Inputs> = {
                 inputs: {},
                 produces: ["config.json", "*.safetensors", "tokenizer*.json"],
                 hub: "huggingface" in source || "modelscope" in source,
+                stays: true,
                 threads: 2,
             }),
         };

@@ -21,7 +21,10 @@ export interface SessionEntry {
 }
 
 /** One execution on a target: a job without what the target adds to it. */
-export type TargetRun = Omit<Job, "stage"> & { readonly hub: boolean };
+export type TargetRun = Omit<Job, "stage" | "limitSeconds"> & {
+    /** Whether the artifact is left on the target until it is wanted elsewhere: it is large, and can be had again. */
+    readonly stays: boolean;
+};
 
 /** How the result of a key comes about. */
 export type Work =

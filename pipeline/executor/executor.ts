@@ -19,6 +19,10 @@ export interface Job {
     /** Modules that the worker imports before it forks the program's process. */
     readonly preload: readonly string[];
     readonly environment: Readonly<Record<string, string>>;
+    /** Whether the program talks to a hub, and may have the token for it. */
+    readonly hub: boolean;
+    /** Seconds, of all attempts together; then it is stopped. */
+    readonly limitSeconds?: number | undefined;
 }
 
 /** Program files, name → source, and variables that must appear in no file, list or log. */
@@ -85,5 +89,16 @@ export interface Executor {
     /** Answers as soon as there is news after `cursor`, at the latest after `waitSeconds`. */
     status(key: string, options: { cursor: number; waitSeconds: number }): Promise<RunStatus>;
     stop(key: string): Promise<RunStatus>;
+    /** Those of these artifacts that the target does not have. */
+    missing(digests: readonly string[]): Promise<string[]>;
+    /** Brings an artifact from the client's store to the target. */
+    send(digest: string, progress: (text: string) => void): Promise<void>;
+    /**
+     * Brings the result of a run that succeeded into the client's store, with its artifact unless that `stays` on the
+     * target: the answer says so in `at`.
+     */
+    collect(result: Result, stays: boolean, progress: (text: string) => void): Promise<Result>;
+    /** Brings the client's copy of a run's log up to date. */
+    copyLog(key: string): Promise<void>;
     collectGarbage(request: GarbageRequest): Promise<{ items: readonly GarbageItem[]; freed: number }>;
 }

@@ -3,6 +3,7 @@ import * as fs from "node:fs";
 import * as path from "node:path";
 import { home, project, pythonEnvironment } from "../../scripts/locations.cjs";
 import { UserError } from "../user-error";
+import type { Result } from "../store/store";
 import type { Executor, GarbageItem, GarbageRequest, Job, RunStatus, Supplies } from "./executor";
 
 const runner = path.join(project, "pipeline", "runner", "runner.py");
@@ -22,6 +23,24 @@ export class LocalExecutor implements Executor {
 
     stop(key: string): Promise<RunStatus> {
         return this.run(["stop", key]);
+    }
+
+    async missing(digests: readonly string[]): Promise<string[]> {
+        const stored = (digest: string) => fs.existsSync(path.join(home(), "store", `${digest}.json`));
+        return Promise.resolve(digests.filter((digest) => !stored(digest)));
+    }
+
+    /** The target's store is the client's. */
+    send(): Promise<void> {
+        return Promise.resolve();
+    }
+
+    collect(result: Result): Promise<Result> {
+        return Promise.resolve(result);
+    }
+
+    copyLog(): Promise<void> {
+        return Promise.resolve();
     }
 
     collectGarbage(request: GarbageRequest): Promise<{ items: readonly GarbageItem[]; freed: number }> {

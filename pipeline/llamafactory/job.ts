@@ -40,11 +40,13 @@ export function llamafactoryRun(run: {
     stoppable?: boolean;
     /** Whether it downloads from a hub. Everything else is offline, so that nothing unpinned can slip in. */
     hub?: boolean;
+    stays?: boolean;
 }): TargetRun {
-    const { threads, hub = false, stoppable = false, ...rest } = run;
+    const { threads, hub = false, stays = false, stoppable = false, ...rest } = run;
     return {
         ...rest,
         hub,
+        stays,
         stoppable,
         preload: hub ? [] : ["llamafactory.train.tuner"],
         environment: {

@@ -1,6 +1,6 @@
 import { duration } from "../duration";
 import { stageKey, type SessionEntry, type Stage, type TargetRun } from "../stage";
-import type { Executor, RunEvent, RunStatus, Supplies } from "../executor/executor";
+import type { Executor, Job, RunEvent, RunStatus, Supplies } from "../executor/executor";
 import type { JsonObject } from "../identity";
 import { programs } from "../llamafactory/job";
 import type { Mirror } from "../store/mirror";
@@ -13,6 +13,8 @@ export interface Surroundings {
     readonly executor: Executor;
     /** Where results are also looked for, and sent to. */
     readonly mirror: Mirror | undefined;
+    /** Of one run, with all its attempts; undefined where there is no limit. */
+    readonly limitSeconds: number | undefined;
     /** Aborted when the update is cancelled: following ends, what runs on a target goes on. */
     readonly cancelled: AbortSignal;
     readonly session: ReadonlyMap<string, SessionEntry>;
@@ -40,7 +42,7 @@ export async function ensure(
     const stored = (await store.find(key)) ?? (work.on === "target" ? await mirror?.fetch(key) : undefined);
     if (stored !== undefined) {
         await store.touch(key);
-        if (work.on === "target") await mirror?.push(stored);
+        if (work.on === "target" && stored.at === undefined) await mirror?.push(stored);
         return { result: stored, action: "cached" };
     }
     // A cancelled update starts nothing more, although the engine may still ask.
@@ -67,20 +69,61 @@ export async function ensure(
 }
 
 async function ensureRun(run: TargetRun, stage: string, surroundings: Surroundings): Promise<Ensured> {
-    const { executor, store, mirror } = surroundings;
+    const { executor, store, mirror, progress, limitSeconds } = surroundings;
     const stored = (await store.result(run.key)) ?? (await mirror?.fetch(run.key));
     // A result without its artifact is no result: the run is repeated. One that appears from here on is a good one.
-    const again = stored !== undefined && (await store.damage(stored.digest)) !== undefined;
+    const again = stored !== undefined && (await store.flaw(stored)) !== undefined;
     if (stored !== undefined && !again) return { result: stored, action: "cached" };
     if (surroundings.cancelled.aborted) throw new Detached();
-    const { hub, ...job } = run;
-    const status = await executor.submit({ ...job, stage }, supplies(run.program, hub), again);
-    const result = await follow(status, surroundings);
-    await mirror?.push(result);
+    await provide(Object.entries(run.inputs), stage, surroundings);
+    const { stays, ...rest } = run;
+    const job = { ...rest, stage, limitSeconds };
+    let status = await executor.submit(job, supplies(run), again);
+    let made = await follow(status, surroundings);
+    if ((await executor.missing([made.digest])).length > 0) {
+        status = await executor.submit(job, supplies(run), true);
+        made = await follow(status, surroundings);
+    }
+    const result = await orDetached(executor.collect(made, stays, progress), surroundings);
+    if (!stays) await mirror?.push(result);
     return { result, action: status.started ? "ran" : "attached" };
 }
 
-function supplies(program: string, hub: boolean): Supplies {
+/**
+ * Sees to it that a target has the artifacts of these inputs: from the client's store, or, of one that stayed on
+ * another target, by the run that it came from.
+ */
+async function provide(
+    inputs: readonly (readonly [name: string, digest: string])[],
+    stage: string,
+    surroundings: Surroundings,
+): Promise<void> {
+    const { executor, store, progress, limitSeconds } = surroundings;
+    const missing = await executor.missing(inputs.map(([, digest]) => digest));
+    for (const [name, digest] of inputs.filter(([, one]) => missing.includes(one))) {
+        if ((await store.damage(digest)) === undefined) {
+            await orDetached(executor.send(digest, progress), surroundings);
+            continue;
+        }
+        const job = await store.jobOf(digest);
+        if (job === undefined) {
+            const what = `${name} (${digest.slice(0, 12)})`;
+            throw new UserError(
+                `its input ${what} is not in the store: \`npm run refresh\`, then \`npm run up\` bring it back`,
+            );
+        }
+        progress(`bringing about ${name} again`);
+        await provide(Object.entries(job.inputs), stage, surroundings);
+        const status = await executor.submit({ ...job, limitSeconds }, supplies(job), true);
+        const made = await follow(status, surroundings);
+        if (made.digest === digest) continue;
+        throw new UserError(
+            `its input ${name} came out as ${made.digest.slice(0, 12)} instead of ${digest.slice(0, 12)}: run \`npm run refresh\`, then \`npm run up\``,
+        );
+    }
+}
+
+function supplies({ program, hub }: Pick<Job, "program" | "hub">): Supplies {
     const token = process.env["HF_TOKEN"];
     return { programs: programs(program), secrets: hub && token ? { HF_TOKEN: token } : {} };
 }

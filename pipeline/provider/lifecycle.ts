@@ -3,7 +3,7 @@ import * as os from "node:os";
 import * as path from "node:path";
 import { pathToFileURL } from "node:url";
 import type { z } from "zod";
-import { targetSchema, type Target } from "../../infra/target";
+import { limitSeconds, targetSchema, type Target } from "../../infra/target";
 import { cache } from "../../scripts/locations.cjs";
 import { changesBetween, describeChange, type Change } from "../changes";
 import { duration } from "../duration";
@@ -44,7 +44,7 @@ export class Lifecycle {
 
     constructor(
         private readonly store: Store,
-        private readonly executorFor: (target: Target) => Executor,
+        private readonly executorFor: (target: Target, store: Store, notice: (text: string) => void) => Executor,
         private readonly log: Log,
     ) {}
 
@@ -153,7 +153,8 @@ export class Lifecycle {
         try {
             const { result, action } = await ensure(stage, name, inputs, {
                 store: this.store,
-                executor: this.executorFor(target.data),
+                executor: this.executor(target.data, urn),
+                limitSeconds: limitSeconds(target.data),
                 mirror: this.mirrorOf(inputs),
                 cancelled: this.cancellation.signal,
                 session: this.session,
@@ -170,12 +171,24 @@ export class Lifecycle {
     }
 
     /** The old outputs, with `drift` where the artifact is no longer what it was. The digest stays as it is. */
-    async read(outputs: JsonObject): Promise<JsonObject> {
+    async read(urn: string, inputs: JsonObject, outputs: JsonObject): Promise<JsonObject> {
         const { drift: _drift, ...rest } = outputs;
-        const digest = outputs["digest"];
-        if (typeof digest !== "string") return outputs;
-        const damage = await this.store.damage(digest);
+        const { key, digest } = outputs;
+        if (typeof digest !== "string" || typeof key !== "string") return outputs;
+        const result = await this.store.result(key);
+        const damage =
+            result?.at === undefined ? await this.store.damage(digest) : await this.absence(urn, inputs, result);
         return damage === undefined ? rest : { ...rest, drift: damage };
+    }
+
+    /** Whether an artifact that has stayed on a target is still there. A target that does not answer tells nothing. */
+    private async absence(urn: string, inputs: JsonObject, { digest, at }: Result): Promise<string | undefined> {
+        const target = targetSchema.safeParse(plain(inputs)["target"]);
+        if (!target.success) return undefined;
+        const missing = await this.executor(target.data, urn)
+            .missing([digest])
+            .catch(() => []);
+        return missing.length === 0 ? undefined : `the artifact is gone from ${at ?? "the target"}`;
     }
 
     /** Stops a run that is still going on. Artifacts stay until garbage is collected. */
@@ -186,7 +199,13 @@ export class Lifecycle {
         if (!target.success || hasUnknown(inputs)) return;
         const key = stageKey(stage, inputs);
         const state = await readJson<{ state: string }>(path.join(this.store.runFolder(key), "state.json"));
-        if (state?.state === "queued" || state?.state === "running") await this.executorFor(target.data).stop(key);
+        if (state?.state === "queued" || state?.state === "running") await this.executor(target.data, urn).stop(key);
+    }
+
+    private executor(target: Target, urn: string): Executor {
+        return this.executorFor(target, this.store, (text) => {
+            this.log(urn, text, { ephemeral: true });
+        });
     }
 
     private mirrorOf(inputs: JsonObject): Mirror | undefined {
@@ -200,7 +219,7 @@ export class Lifecycle {
             key: result.key,
             run: runName(result.key),
             digest: result.digest,
-            uri: pathToFileURL(path.join(this.store.runFolder(result.key), "out")).href,
+            uri: uriOf(result, this.store),
             facts: stage.facts(result.metrics),
             ...("seconds" in result
                 ? { seconds: result.seconds, finishedAt: new Date(result.finishedAt * 1000).toISOString() }
@@ -215,6 +234,13 @@ function reasons(stage: Stage, identity: JsonObject, olds: JsonObject, oldInputs
     const changes = changesBetween(identityOf(stage, plain(oldInputs)), identity).map(describeChange);
     if (typeof olds["drift"] === "string") changes.push(`repairs: ${olds["drift"]}`);
     return changes.join("; ") || "the last update did not come to its end";
+}
+
+/** Where the artifact lies. */
+function uriOf(result: ResultInPreview, store: Store): string {
+    return "at" in result
+        ? `ssh://${result.at}/store/${result.digest}`
+        : pathToFileURL(path.join(store.runFolder(result.key), "out")).href;
 }
 
 type ResultInPreview = Result | Pick<Result, "key" | "digest" | "metrics">;

@@ -2,7 +2,7 @@ import * as grpc from "@grpc/grpc-js";
 import { EngineClient } from "@pulumi/pulumi/proto/engine_grpc_pb.js";
 import { LogRequest, LogSeverity } from "@pulumi/pulumi/proto/engine_pb.js";
 import { home } from "../../scripts/locations.cjs";
-import { executors } from "../executor/executors";
+import { executorFor } from "../executor/executors";
 import { Store } from "../store/store";
 import { Lifecycle, type Log } from "./lifecycle";
 import { serveProvider } from "./protocol";
@@ -67,11 +67,7 @@ function exists(pid: number): boolean {
 }
 
 const server = new grpc.Server({ "grpc.max_receive_message_length": -1, "grpc.max_send_message_length": -1 });
-const lifecycle = new Lifecycle(
-    new Store(home()),
-    (target) => executors[target.type](target),
-    engineLog(process.argv[2]),
-);
+const lifecycle = new Lifecycle(new Store(home()), executorFor, engineLog(process.argv[2]));
 serveProvider(server, lifecycle);
 
 // A client that was killed cannot cancel: without this the engine would follow a run for hours, holding the lock.

@@ -99,7 +99,11 @@ export function serveProvider(server: grpc.Server, lifecycle: Lifecycle): void {
         }),
 
         read: answer(async (request: messages.ReadRequest) => {
-            const outputs = await lifecycle.read(json(request.getProperties()));
+            const outputs = await lifecycle.read(
+                request.getUrn(),
+                json(request.getInputs()),
+                json(request.getProperties()),
+            );
             return new messages.ReadResponse()
                 .setId(request.getId())
                 .setInputs(request.getInputs())

@@ -7,7 +7,15 @@
     runner.py list   --home H            every run, newest first
     runner.py gc     --home H            {roots, graceSeconds, dryRun} on stdin; removes what nobody needs
 
-Every verb prints one JSON object. Layout below H, everything in it written to a temporary name, synced and renamed:
+Every one of these prints one JSON object. For a client on another machine there are also
+
+    runner.py hello   --home H           what a client must know of this machine before it sends anything
+    runner.py missing --home H           digests on stdin; answers those whose artifacts are not here
+    runner.py receive --home H DIGEST    takes an artifact from stdin, from where the last try broke off
+    runner.py send    --home H DIGEST    writes an artifact to stdout, from where the last try broke off
+    runner.py read    --home H KEY       [--file NAME] [--cursor N] a file of a run from byte N, as it is
+
+Layout below H, everything in it written to a temporary name, synced and renamed:
 
     runs/KEY/job.json      what to do: kind, program, parameters, inputs (name -> digest), expected files
     runs/KEY/state.json    queued | running | succeeded | failed | stopped, who owns it, since when, why it ended
@@ -16,6 +24,7 @@ Every verb prints one JSON object. Layout below H, everything in it written to a
     runs/KEY/work/         the program's working folder; inputs are links by name, the result is work/out
     runs/KEY/result.json   digest, files, metrics; written last, only by a run that succeeded
     store/DIGEST/          an artifact; store/DIGEST.json, written after it, lists its files
+    store/.incoming/       artifacts of which a part has arrived
 
 A run belongs to a supervisor: a detached process that holds a lock on runs/KEY/lock for as long as it lives, so that
 nothing is started twice, and whose pid, start time and boot are in state.json, so that anybody can tell a run that
@@ -33,6 +42,7 @@ import json
 import os
 import re
 import runpy
+import select
 import selectors
 import shutil
 import signal
@@ -63,6 +73,8 @@ INHERITED = [
 ]
 # Seconds that a worker without jobs stays; long enough to serve the next stage of the same pipeline.
 WORKER_IDLE = 60
+# Seconds without a byte after which an artifact's sender counts as gone: its connection may never say so.
+SENDER_IDLE = 30
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -160,6 +172,8 @@ class Run:
     def state(self) -> dict:
         """state.json, with `lost` for a run whose owner is gone without having said how it ended."""
         state = read_json(self.folder / "state.json") or {"state": "lost", "reason": "it was never started"}
+        if "target" in state:  # a client's note of a run on another machine
+            return state
         if state["state"] in ("queued", "running") and not owner_alive(state):
             return {**state, "state": "lost", "reason": "its process is gone without a result"}
         return state
@@ -287,9 +301,14 @@ def execute(run: Run) -> None:
         begin = time.time()
         # A resumed run has cost what its stopped attempts took as well.
         earlier = (read_json(run.folder / "state.json") or {}).get("spent") or 0
+        left = (job.get("limitSeconds") or float("inf")) - earlier
+        if left <= 0:
+            reason = f"it has used up its limit of {hours(job['limitSeconds'])}: raise target.limits to go on"
+            run.set_state("failed", finishedAt=begin, reason=reason)
+            return
         run.set_state("running", startedAt=begin)
         prepare(run, job)
-        code, how = converse(run, job)
+        code, how = converse(run, job, left)
     run.set_state("running", spent=round(earlier + time.time() - begin, 1))
     outcome = read_json(run.work / "outcome.json") or {}
     if code == STOPPED:
@@ -316,7 +335,7 @@ def execute(run: Run) -> None:
         "startedAt": begin,
         "finishedAt": now,
         "seconds": round(earlier + now - begin, 1),
-        "host": {"name": os.uname().nodename, "machine": os.uname().machine, "cpus": os.cpu_count()},
+        "host": host(),
     }
     write_json(run.folder / "result.json", result)
     link = run.folder / "out"
@@ -324,6 +343,18 @@ def execute(run: Run) -> None:
     link.symlink_to(os.path.relpath(run.home / "store" / digest, run.folder))
     run.set_state("succeeded", finishedAt=now, phase=None)
     shutil.rmtree(run.work, ignore_errors=True)
+
+
+def host() -> dict:
+    """What a result depends on of the machine that made it, beyond its software."""
+    facts = {"name": os.uname().nodename, "machine": os.uname().machine, "cpus": os.cpu_count()}
+    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
+        if answer.returncode == 0 and answer.stdout.strip():
+            gpus = [line.rsplit(", ", 1) for line in answer.stdout.strip().splitlines()]
+            facts |= {"gpus": [name for name, _ in gpus], "driver": gpus[0][1]}
+    return facts
 
 
 @contextlib.contextmanager
@@ -341,6 +372,10 @@ def device_lock(run: Run):
         yield
 
 
+def hours(seconds: float) -> str:
+    return f"{seconds / 3600:.4g} h"
+
+
 def prepare(run: Run, job: dict) -> None:
     """Lays out the working folder; what an earlier attempt left there stays, for its checkpoints."""
     run.work.mkdir(exist_ok=True)
@@ -351,7 +386,7 @@ def prepare(run: Run, job: dict) -> None:
     (run.work / "out").mkdir()
     for name, digest in job["inputs"].items():
         artifact = run.home / "store" / digest
-        if not read_json(artifact.with_name(f"{digest}.json")) or not artifact.is_dir():
+        if not is_stored(run.home, digest):
             way_out = "`npm run refresh`, then `npm run up` bring it back"
             raise MissingArtifactError(f"its input {name} ({digest[:12]}) is not in the store: {way_out}")
         link = run.work / name
@@ -392,14 +427,23 @@ def files_below(folder: Path) -> list:
     return sorted((p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()), key=os.fsencode)
 
 
+def digest_of(files: list) -> str:
+    """SHA-256 of the listing of files as `sha256sum` prints it."""
+    listing = "".join(f"{file['sha256']}  {file['path']}\n" for file in files)
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def is_stored(home: Path, digest: str) -> bool:
+    return bool(read_json(home / "store" / f"{digest}.json")) and (home / "store" / digest).is_dir()
+
+
 def store(home: Path, folder: Path):
-    """Moves folder into the store; answers its digest (SHA-256 of its `sha256sum` listing) and its files."""
+    """Moves folder into the store; answers its digest and its files."""
     files = [
         {"path": path, "size": (folder / path).stat().st_size, "sha256": sha256(folder / path)}
         for path in files_below(folder)
     ]
-    listing = "".join(f"{file['sha256']}  {file['path']}\n" for file in files)
-    digest = hashlib.sha256(listing.encode()).hexdigest()
+    digest = digest_of(files)
     place = home / "store" / digest
     place.parent.mkdir(parents=True, exist_ok=True)
     if place.is_dir() and all(intact(place / file["path"], file) for file in files):
@@ -493,6 +537,99 @@ def remove_run(run: Run) -> bool:
     return True
 
 
+# --- artifacts on their way -------------------------------------------------------------------------------------------
+
+
+def receive(home: Path, digest: str) -> dict:
+    """Takes an artifact from stdin.
+
+    The client sends the manifest, one line; is told, in one line, whether the artifact is here and otherwise how much
+    of each file is; and sends the rest, one file after the other. What a broken connection has brought stays for the
+    next try.
+    """
+    files = json.loads(sys.stdin.buffer.readline())["files"]
+    if digest_of(files) != digest or not all(is_below(file["path"]) for file in files):
+        raise SystemExit(f"the manifest is not that of {digest[:12]}")
+    incoming = home / "store" / ".incoming" / digest
+    incoming.mkdir(parents=True, exist_ok=True)
+    with (incoming / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if is_stored(home, digest):
+            print(json.dumps({"present": True}), flush=True)
+            shutil.rmtree(incoming, ignore_errors=True)
+            return {"digest": digest}
+        have = {file["path"]: arrived(incoming / "files" / file["path"], file["size"]) for file in files}
+        print(json.dumps({"present": False, "have": have}), flush=True)
+        for file in files:
+            take(incoming / "files" / file["path"], file["size"])
+        damaged = [file["path"] for file in files if not intact(incoming / "files" / file["path"], file)]
+        for path in damaged:
+            (incoming / "files" / path).unlink()
+        if damaged:
+            raise SystemExit(f"{', '.join(damaged)} did not arrive as sent")
+        store(home, incoming / "files")
+        shutil.rmtree(incoming, ignore_errors=True)
+    return {"digest": digest}
+
+
+def is_below(path: str) -> bool:
+    return not path.startswith("/") and ".." not in path.split("/")
+
+
+def arrived(path: Path, size: int) -> int:
+    """How many bytes of a file are here. More than it has are none: it belongs to something else."""
+    there = path.stat().st_size if path.is_file() else 0
+    return there if there <= size else 0
+
+
+def take(path: Path, size: int) -> None:
+    """Appends from stdin until the file has its size."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    there = arrived(path, size)
+    with path.open("r+b" if there else "wb") as file:
+        file.seek(there)
+        while there < size:
+            if not select.select([0], [], [], SENDER_IDLE)[0]:
+                raise SystemExit(f"nothing has arrived for {SENDER_IDLE} seconds")
+            block = os.read(0, min(1 << 20, size - there))
+            if not block:
+                raise SystemExit("the connection ended before everything had arrived")
+            file.write(block)
+            file.flush()  # a killed process leaves what has arrived
+            there += len(block)
+
+
+def send(home: Path, digest: str) -> None:
+    """Writes an artifact to stdout: its manifest, one line, then of each file what the client does not have yet."""
+    have = json.load(sys.stdin)["have"]
+    if not is_stored(home, digest):
+        raise SystemExit(f"the artifact {digest[:12]} is gone")
+    manifest = read_json(home / "store" / f"{digest}.json")
+    sys.stdout.buffer.write(json.dumps({"files": manifest["files"]}).encode() + b"\n")
+    for file in manifest["files"]:
+        copy_to_stdout(home / "store" / digest / file["path"], have.get(file["path"], 0))
+
+
+def copy_to_stdout(path: Path, start: int) -> None:
+    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+        file.seek(start)
+        shutil.copyfileobj(file, sys.stdout.buffer, 1 << 20)
+    sys.stdout.buffer.flush()
+
+
+def hello(home: Path) -> dict:
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = home.stat()
+    return {
+        "home": str(home.resolve()),
+        "boot": boot_id(),
+        "inode": [status.st_dev, status.st_ino],
+        "host": host(),
+        "time": time.time(),
+        "free": shutil.disk_usage(home).free,
+    }
+
+
 # --- the worker -------------------------------------------------------------------------------------------------------
 
 
@@ -548,8 +685,11 @@ def dial(address: Path) -> socket.socket:
     return connection
 
 
-def converse(run: Run, job: dict):
-    """Has the worker execute the job; answers the exit code and, if it did not stop by itself, how it was stopped."""
+def converse(run: Run, job: dict, seconds: float):
+    """Has the worker execute the job, at most for so many seconds.
+
+    Answers the exit code and, where there is more to say than that it was asked to stop, how it was stopped.
+    """
     connection = connect(job)
     secrets = read_json(run.secrets_file()) or {}
     run.secrets_file().unlink(missing_ok=True)
@@ -559,6 +699,8 @@ def converse(run: Run, job: dict):
     connection.settimeout(0.2)
     received = b""
     asked = None
+    until = time.monotonic() + seconds
+    why = None
     while True:
         with contextlib.suppress(TimeoutError):
             try:
@@ -569,15 +711,18 @@ def converse(run: Run, job: dict):
                 raise RuntimeError(worker_ended(job))
             received += block
             if received.endswith(b"\n"):
-                return json.loads(received)["exit"], None
+                return json.loads(received)["exit"], why and f"{why}; a checkpoint was saved"
+        if asked is None and time.monotonic() > until:
+            why = f"stopped at its limit of {hours(job['limitSeconds'])}"
+            (run.folder / "stop").touch()
         if asked is None and (run.folder / "stop").exists():
             asked = time.time()
             if not job["stoppable"]:
                 connection.close()  # the worker ends the program of a closed connection
-                return STOPPED, "stopped on request"
+                return STOPPED, why or "stopped on request"
         if asked is not None and time.time() - asked > STOP_GRACE:
             connection.close()
-            return STOPPED, f"stopped on request; it did not reach a step's end within {STOP_GRACE} seconds"
+            return STOPPED, f"{why or 'stopped on request'}; it did not reach a step's end within {STOP_GRACE} seconds"
 
 
 def worker(address: Path, preload: list) -> None:
@@ -720,27 +865,46 @@ def list_runs(home: Path) -> dict:
 
 def main() -> None:
     if sys.argv[1:2] == ["worker"]:
-        worker(Path(sys.argv[2]), sys.argv[3:])
-        return
+        return worker(Path(sys.argv[2]), sys.argv[3:])
     parser = argparse.ArgumentParser(description="Runs the jobs of Retune on a target.")
-    parser.add_argument("verb", choices=["submit", "status", "stop", "list", "gc"])
-    parser.add_argument("key", nargs="?")
-    parser.add_argument("--home", type=Path, required=True)
-    parser.add_argument("--cursor", type=int, default=0)
-    parser.add_argument("--wait", type=float, default=0)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    for verb in ("submit", "list", "gc", "hello", "missing"):
+        verbs.add_parser(verb)
+    for verb in ("status", "stop", "read"):
+        verbs.add_parser(verb).add_argument("key")
+    for verb in ("receive", "send"):
+        verbs.add_parser(verb).add_argument("digest")
+    for verb in verbs.choices.values():
+        verb.add_argument("--home", type=Path, required=True)
+    for verb in ("status", "read"):
+        verbs.choices[verb].add_argument("--cursor", type=int, default=0)
+    verbs.choices["status"].add_argument("--wait", type=float, default=0)
+    verbs.choices["read"].add_argument("--file", choices=["log", "events.jsonl", "job.json"], default="log")
     given = parser.parse_args()
-    if given.verb == "submit":
-        answer = submit(given.home, json.load(sys.stdin.buffer))
-    elif given.verb == "gc":
-        answer = collect_garbage(given.home, json.load(sys.stdin.buffer))
-    elif given.verb == "list":
-        answer = list_runs(given.home)
-    elif given.key is None:
-        parser.error(f"{given.verb} needs a key")
-    else:
-        run = Run(given.home, given.key)
-        answer = stop(run) if given.verb == "stop" else wait_for_news(run, given.cursor, given.wait)
+    home = given.home
+    match given.verb:
+        case "submit":
+            answer = submit(home, json.load(sys.stdin.buffer))
+        case "status":
+            answer = wait_for_news(Run(home, given.key), given.cursor, given.wait)
+        case "stop":
+            answer = stop(Run(home, given.key))
+        case "list":
+            answer = list_runs(home)
+        case "gc":
+            answer = collect_garbage(home, json.load(sys.stdin.buffer))
+        case "hello":
+            answer = hello(home)
+        case "missing":
+            answer = {"missing": [digest for digest in json.load(sys.stdin.buffer) if not is_stored(home, digest)]}
+        case "receive":
+            answer = receive(home, given.digest)
+        case "send":
+            return send(home, given.digest)
+        case "read":
+            return copy_to_stdout(Run(home, given.key).folder / given.file, given.cursor)
     print(json.dumps(answer))
+    return None
 
 
 if __name__ == "__main__":

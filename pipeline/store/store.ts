@@ -1,6 +1,7 @@
 import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
+import type { Job } from "../executor/executor";
 import { digestOfFiles, fileDigest, listFiles, temporaryName, type FileEntry, type Json } from "../identity";
 
 /** The facts that a run leaves beside its artifact: few, small, no logs. */
@@ -17,7 +18,15 @@ export interface Result {
     readonly finishedAt: number;
     readonly seconds: number;
     /** Of a run on a target. */
-    readonly host?: { readonly name: string; readonly machine: string; readonly cpus: number };
+    readonly host?: {
+        readonly name: string;
+        readonly machine: string;
+        readonly cpus: number;
+        readonly gpus?: readonly string[];
+        readonly driver?: string;
+    };
+    /** The host that the artifact has stayed on: it is not in this store. */
+    readonly at?: string;
 }
 
 /**
@@ -38,12 +47,23 @@ export class Store {
     /** The result of a key whose artifact is there and unaltered, else undefined. */
     async find(key: string): Promise<Result | undefined> {
         const result = await this.result(key);
-        return result && (await this.damage(result.digest)) === undefined ? result : undefined;
+        return result && (await this.flaw(result)) === undefined ? result : undefined;
     }
 
     /** What a run said when it succeeded, whether or not its artifact still exists. */
     async result(key: string): Promise<Result | undefined> {
         return readJson<Result>(path.join(this.runFolder(key), "result.json"));
+    }
+
+    /** The job whose run had this artifact as its result; undefined where no run on a target is known to. */
+    async jobOf(digest: string): Promise<Job | undefined> {
+        const keys = await fs.promises.readdir(path.join(this.home, "runs")).catch(() => []);
+        for (const key of keys) {
+            if ((await this.result(key))?.digest !== digest) continue;
+            const job = await readJson<Partial<Job>>(path.join(this.runFolder(key), "job.json"));
+            if (job?.program !== undefined) return job as Job;
+        }
+        return undefined;
     }
 
     /** How long the newest run of a kind took on a machine with as many CPUs as this; undefined where there is none. */
@@ -54,6 +74,11 @@ export class Store {
             (one) => one?.kind === kind && (one.host?.cpus ?? os.cpus().length) === os.cpus().length,
         );
         return alike.sort((a, b) => (b?.finishedAt ?? 0) - (a?.finishedAt ?? 0))[0]?.seconds;
+    }
+
+    /** What is wrong with a result's artifact as far as this machine can tell: who needs one that stays elsewhere, asks there. */
+    async flaw(result: Result): Promise<string | undefined> {
+        return result.at === undefined ? this.damage(result.digest) : undefined;
     }
 
     /** What is wrong with an artifact, in words; undefined when every file is there with its digest. */

@@ -3,17 +3,19 @@ import * as fs from "node:fs";
 /** Waits until `look` answers something, for a minute or as long as is said: never blindly, never for ever. */
 export async function eventually<Value>(
     what: string,
-    look: () => Value | undefined | false | null,
+    look: () => Looked<Value> | Promise<Looked<Value>>,
     seconds = 60,
 ): Promise<Value> {
     const end = Date.now() + seconds * 1000;
     for (;;) {
-        const found = look();
+        const found = await look();
         if (found !== undefined && found !== false && found !== null) return found;
         if (Date.now() > end) throw new Error(`waited ${seconds} s in vain: ${what}`);
         await new Promise((resolve) => setTimeout(resolve, 25));
     }
 }
+
+type Looked<Value> = Value | undefined | false | null;
 
 export function processes(): number[] {
     return fs

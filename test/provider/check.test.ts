@@ -58,7 +58,7 @@ describe("check", () => {
             target: { type: "locl" },
         };
         expect(await refused("Training", wrong)).toEqual([
-            'target.type: expected one of local, got "locl"; did you mean local?',
+            'target.type: expected one of local, ssh, got "locl"; did you mean local?',
             'model: expected the digest of a model, got "x"',
             'learningRate: expected a number between 0 and 1, got "fast"',
             "epochs: expected a number above 0, got 0",

@@ -1,0 +1,560 @@
+import { spawn } from "node:child_process";
+import * as crypto from "node:crypto";
+import * as fs from "node:fs";
+import * as os from "node:os";
+import * as path from "node:path";
+import type { Readable, Writable } from "node:stream";
+import type { SshTarget } from "../../infra/target";
+import { cache, project } from "../../scripts/locations.cjs";
+import { duration } from "../duration";
+import { digestOfFiles, listFiles, same, sha256, temporaryName, type FileEntry } from "../identity";
+import { readJson, writeJson, type Result, type Store } from "../store/store";
+import { UserError } from "../user-error";
+import type { Executor, GarbageItem, GarbageRequest, Job, RunStatus, Supplies } from "./executor";
+
+/** Exit code of ssh when the connection is the trouble; the runner has none so high. */
+const CONNECTION_FAILED = 255;
+/** The runner of this version is not on the host yet. */
+const NO_RUNNER = 93;
+/** Seconds for which a host that has answered before is tried again. */
+const PATIENCE = 15 * 60;
+/** Attempts at a host that has not answered yet. */
+const FIRST_ATTEMPTS = 3;
+
+/** What a host says of itself before anything is sent to it. */
+interface Hello {
+    /** RETUNE_HOME of the host, absolute. */
+    readonly home: string;
+    readonly boot: string;
+    readonly inode: readonly number[];
+    /** Bytes. */
+    readonly free: number;
+}
+
+/**
+ * Runs jobs on a machine that is reached by the system's own OpenSSH: its configuration, agents and jump hosts work, all
+ * calls share one connection, and nothing listens on the host but sshd. The runner there is the same as everywhere; it
+ * is sent along, by the digest of its text. A connection that breaks is made again, and what was asked goes on where
+ * it was: the runs are the host's.
+ */
+export class SshExecutor implements Executor {
+    private greeting: Promise<Hello> | undefined;
+    /** Where the runner is on the host. */
+    private runner = "";
+    /** Whether the host has answered before: a host that has will do so again. */
+    private answered = false;
+
+    constructor(
+        private readonly target: SshTarget,
+        private readonly store: Store,
+        private readonly notice: (text: string) => void,
+    ) {}
+
+    async submit(job: Job, supplies: Supplies, again: boolean): Promise<RunStatus & { readonly started: boolean }> {
+        const { home } = await this.hello();
+        const python = this.target.python ?? `${home}/miniforge/envs/llama-factory/bin/python`;
+        const payload = { job: { ...job, python }, ...supplies };
+        let repeat = again;
+        const status = await this.call<RunStatus & { readonly started: boolean }>(["submit"], () => {
+            const text = JSON.stringify({ ...payload, again: repeat });
+            repeat = false; // a second try must not repeat what the first one has started
+            return text;
+        });
+        const folder = this.store.runFolder(job.key);
+        await fs.promises.mkdir(folder, { recursive: true });
+        await writeJson(path.join(folder, "job.json"), payload.job);
+        await this.note(status);
+        return status;
+    }
+
+    async status(key: string, options: { cursor: number; waitSeconds: number }): Promise<RunStatus> {
+        const { cursor, waitSeconds } = options;
+        const status = await this.call<RunStatus>([
+            "status",
+            key,
+            "--cursor",
+            String(cursor),
+            "--wait",
+            String(waitSeconds),
+        ]);
+        await this.note(status);
+        return status;
+    }
+
+    async stop(key: string): Promise<RunStatus> {
+        const status = await this.call<RunStatus>(["stop", key]);
+        await this.note(status);
+        return status;
+    }
+
+    collectGarbage(request: GarbageRequest): Promise<{ items: readonly GarbageItem[]; freed: number }> {
+        return this.call(["gc"], () => JSON.stringify(request));
+    }
+
+    async missing(digests: readonly string[]): Promise<string[]> {
+        const answer = await this.call<{ missing: string[] }>(["missing"], () => JSON.stringify(digests));
+        return answer.missing;
+    }
+
+    async send(digest: string, progress: (text: string) => void): Promise<void> {
+        const folder = this.store.artifactFolder(digest);
+        const manifest = await readJson<{ files: readonly FileEntry[] }>(`${folder}.json`);
+        if (manifest === undefined) throw new UserError(`the artifact ${digest.slice(0, 12)} is not in the store`);
+        const { files } = manifest;
+        await this.persist(["receive", digest], async (stdin, answers) => {
+            stdin.write(`${JSON.stringify({ files })}\n`);
+            const { present, have } = JSON.parse(await answers.line()) as {
+                present: boolean;
+                have?: Record<string, number>;
+            };
+            if (present) return;
+            const meter = new Meter("sending", files, have ?? {}, progress);
+            for (const file of files) {
+                const start = have?.[file.path] ?? 0;
+                if (start >= file.size) continue;
+                for await (const block of fs.createReadStream(path.join(folder, file.path), { start })) {
+                    meter.add((block as Buffer).length);
+                    if (!stdin.write(block)) await drained(stdin);
+                }
+            }
+        });
+    }
+
+    async collect(result: Result, stays: boolean, progress: (text: string) => void): Promise<Result> {
+        await fs.promises.mkdir(this.store.runFolder(result.key), { recursive: true });
+        for (const name of ["log", "events.jsonl"] as const) await this.copy(result.key, name);
+        const place = this.target.host;
+        if (stays) {
+            const there: Result = { ...result, at: place };
+            await this.store.record(there);
+            return there;
+        }
+        if ((await this.store.damage(result.digest)) !== undefined) await this.fetch(result.digest, progress);
+        await this.store.record(result);
+        return result;
+    }
+
+    async copyLog(key: string): Promise<void> {
+        await this.copy(key, "log");
+    }
+
+    /** Brings the copy of a run's file here up to date. It only grows, and its beginning is that of the host's. */
+    private async copy(key: string, name: "log" | "events.jsonl"): Promise<void> {
+        const file = path.join(this.store.runFolder(key), name);
+        await this.persist(
+            () => ["read", key, "--file", name, "--cursor", String(sizeOf(file))],
+            async (_stdin, answers) => {
+                for await (const block of answers.rest()) await fs.promises.appendFile(file, block);
+            },
+        );
+    }
+
+    /** Takes an artifact from the host into the store, from where the last try broke off. */
+    private async fetch(digest: string, progress: (text: string) => void): Promise<void> {
+        const incoming = path.join(this.store.home, "store", ".incoming", digest);
+        let files: readonly FileEntry[] = [];
+        await fs.promises.mkdir(incoming, { recursive: true });
+        await this.persist(["send", digest], async (stdin, answers) => {
+            const arrived = await sizesBelow(incoming);
+            stdin.end(JSON.stringify({ have: arrived }));
+            files = (JSON.parse(await answers.line()) as { files: FileEntry[] }).files;
+            const meter = new Meter("fetching", files, arrived, progress);
+            const wanted = files.map((file) => ({ ...file, left: file.size - (arrived[file.path] ?? 0) }));
+            for await (let block of answers.rest()) {
+                meter.add(block.length);
+                while (block.length > 0) {
+                    const next = wanted.find(({ left }) => left > 0);
+                    if (next === undefined) throw new UserError(`the host sent more than ${digest.slice(0, 12)} has`);
+                    const part = block.subarray(0, next.left);
+                    const file = path.join(incoming, next.path);
+                    await fs.promises.mkdir(path.dirname(file), { recursive: true });
+                    await fs.promises.appendFile(file, part);
+                    next.left -= part.length;
+                    block = block.subarray(part.length);
+                }
+            }
+            for (const { path: name } of files.filter(({ size }) => size === 0)) {
+                await fs.promises.mkdir(path.dirname(path.join(incoming, name)), { recursive: true });
+                await fs.promises.writeFile(path.join(incoming, name), "");
+            }
+        });
+        const found = await listFiles(incoming);
+        if (digestOfFiles(found) !== digest) {
+            await fs.promises.rm(incoming, { recursive: true, force: true });
+            throw new UserError(`the artifact ${digest.slice(0, 12)} did not arrive as ${this.target.host} has it`);
+        }
+        await this.store.keep(incoming, digest, files);
+        await fs.promises.rm(incoming, { recursive: true, force: true });
+    }
+
+    /** Leaves the run's state here for those who ask without the engine. */
+    private async note(status: RunStatus): Promise<void> {
+        const { key, state, reason, attempt, queuedAt, startedAt, finishedAt } = status;
+        const file = path.join(this.store.runFolder(key), "state.json");
+        const before = await readJson<{ progress?: unknown }>(file);
+        const progress = status.events.findLast(({ type }) => type === "progress") ?? before?.progress;
+        const known = { state, reason, attempt, queuedAt, startedAt, finishedAt, progress };
+        await writeJson(file, { ...known, target: this.target, heardAt: Date.now() / 1000 });
+    }
+
+    /** What the host says of itself; the first thing that is asked, once. */
+    private hello(): Promise<Hello> {
+        this.greeting ??= this.greet().catch((error: unknown) => {
+            this.greeting = undefined;
+            throw error;
+        });
+        return this.greeting;
+    }
+
+    private async greet(): Promise<Hello> {
+        const source = await fs.promises.readFile(path.join(project, "pipeline", "runner", "runner.py"), "utf8");
+        this.runner = `${this.target.home}/runner/${sha256(source).slice(0, 32)}.py`;
+        const say = ["python3", quote(this.runner), "hello", "--home", quote(this.target.home)].join(" ");
+        const ask = `test -f ${quote(this.runner)} || exit ${NO_RUNNER}; exec ${say}`;
+        const put = `umask 077; mkdir -p ${quote(path.posix.dirname(this.runner))} && cat > ${quote(this.runner)}.$$`;
+        const install = `${put} && mv ${quote(this.runner)}.$$ ${quote(this.runner)} && exec ${say}`;
+        const text = async (stdin: Writable, answers: Answers): Promise<string> => {
+            stdin.end();
+            return answers.text();
+        };
+        let answer = await this.patiently(() => this.once(ask, text));
+        if (answer.code === NO_RUNNER) {
+            answer = await this.patiently(() =>
+                this.once(install, (stdin, answers) => {
+                    stdin.write(source);
+                    return text(stdin, answers);
+                }),
+            );
+        }
+        if (answer.code !== 0) throw this.refused("hello", answer);
+        const hello = JSON.parse(answer.value) as Hello;
+        const here = fs.statSync(this.store.home, { throwIfNoEntry: false });
+        const boot = fs.existsSync(BOOT_ID) ? fs.readFileSync(BOOT_ID, "utf8").trim() : "";
+        if (hello.boot === boot && here !== undefined && same([here.dev, here.ino], hello.inode)) {
+            throw new UserError(
+                `target.home on ${this.target.host} is this machine's own RETUNE_HOME: use \`type: local\`, or another home`,
+            );
+        }
+        return hello;
+    }
+
+    /** One verb of the runner that takes and gives JSON. */
+    private call<Answer>(verb: readonly string[], input: () => string = () => ""): Promise<Answer> {
+        return this.persist(verb, async (stdin, answers) => {
+            stdin.end(input());
+            return JSON.parse(await answers.text()) as Answer;
+        });
+    }
+
+    /** One verb of the runner, again and again until the connection has lasted long enough for it. */
+    private async persist<Value>(
+        verb: readonly string[] | (() => readonly string[]),
+        talk: (stdin: Writable, answers: Answers) => Promise<Value>,
+    ): Promise<Value> {
+        const { home } = await this.hello();
+        const ended = await this.patiently(() => {
+            const words = typeof verb === "function" ? verb() : verb;
+            const [name = "", ...rest] = words;
+            const command = ["python3", this.runner, name, "--home", home, ...rest].map(quote).join(" ");
+            return this.once(`exec ${command}`, talk);
+        });
+        if (ended.code !== 0) throw this.refused(typeof verb === "function" ? "read" : (verb[0] ?? ""), ended);
+        return ended.value;
+    }
+
+    private refused(verb: string, { code, stderr }: { code: number | null; stderr: string }): UserError {
+        const { host } = this.target;
+        if (code === 127) return new UserError(`${host} has no python3: \`sudo apt-get install python3\` there`);
+        const last = stderr.trim().split("\n").at(-1) ?? "";
+        return new UserError(`the runner on ${host} could not ${verb}: ${last || `exit code ${String(code)}`}`);
+    }
+
+    /** Tries again while the connection is the trouble: for long, once the host has answered. */
+    private async patiently<Value>(attempt: () => Promise<Ended<Value>>): Promise<Ended<Value>> {
+        const { user, host } = this.target;
+        let since = Date.now();
+        let broken = false;
+        for (let attempts = 1; ; attempts++) {
+            const ended = await attempt();
+            if (ended.code !== CONNECTION_FAILED) {
+                if (broken) this.notice(`${host} answers again`);
+                this.answered = true;
+                return ended;
+            }
+            // It has got somewhere: however short its connections are, it will get to the end.
+            if (ended.heard) {
+                attempts = 1;
+                since = Date.now();
+            }
+            const why = reasonOf(ended.stderr);
+            const problem = this.hopeless(ended.stderr);
+            if (problem !== undefined) throw new UserError(problem);
+            const tired = this.answered ? Date.now() - since > PATIENCE * 1000 : attempts >= FIRST_ATTEMPTS;
+            if (tired) {
+                const goesOn = this.answered
+                    ? "; what runs there goes on, and the next `npm run up` attaches to it"
+                    : "";
+                throw new UserError(`${user}@${host} cannot be reached: ${why}${goesOn}`);
+            }
+            if (!broken && this.answered) {
+                broken = true;
+                this.notice(`the connection to ${host} broke (${why}): trying for ${duration(PATIENCE)}`);
+            }
+            await new Promise((resolve) => setTimeout(resolve, Math.min(250 * 2 ** attempts, 10_000)));
+        }
+    }
+
+    /** What will not get better by trying again, in words; undefined for a connection that may come back. */
+    private hopeless(stderr: string): string | undefined {
+        const { user, host, hostKey } = this.target;
+        if (/Host key verification failed|IDENTIFICATION HAS CHANGED/.test(stderr)) {
+            const sent = /SHA256:[A-Za-z0-9+/]+/.exec(stderr)?.[0] ?? "another kind of key";
+            return `${host} is not the machine that target.hostKey names: it has ${sent}, expected ${fingerprint(hostKey)}; nothing was sent to it. Where the machine was set up anew, put its new key into target.hostKey`;
+        }
+        const offer = /no matching host key type found\. Their offer: (.*)/.exec(stderr)?.[1];
+        if (offer !== undefined)
+            return `${host} has no ${hostKey.split(" ")[0] ?? ""} key as target.hostKey says; it has ${offer.trim()}`;
+        const methods = /Permission denied \(([^)]*)\)/.exec(stderr)?.[1]?.split(",");
+        if (methods !== undefined) {
+            const password = methods.includes("publickey")
+                ? "put your public key into its ~/.ssh/authorized_keys, or name its private key in target.identity"
+                : `it wants ${methods.join(" or ")}, and Retune never types one: allow keys there`;
+            return `${host} does not let ${user} in with a key: ${password}`;
+        }
+        const setting = /Bad configuration option: .*|Bad owner or permissions on .*|no such identity: .*/.exec(stderr);
+        return setting === null ? undefined : `ssh refuses: ${setting[0]}`;
+    }
+
+    /** Runs one command on the host. Whatever it answers is an answer; ssh's own failure is CONNECTION_FAILED. */
+    private async once<Value>(
+        command: string,
+        talk: (stdin: Writable, answers: Answers) => Promise<Value>,
+    ): Promise<Ended<Value>> {
+        const args = [
+            ...this.options(),
+            `${this.target.user}@${this.target.host}`,
+            `exec /bin/sh -c ${quote(command)}`,
+        ];
+        const child = spawn("ssh", args, { env: { ...process.env, SSH_ASKPASS_REQUIRE: "never" }, stdio: "pipe" });
+        let stderr = "";
+        let heard = false;
+        child.stdout.once("data", () => (heard = true));
+        child.stderr.setEncoding("utf8").on("data", (text: string) => (stderr += text));
+        child.stdin.on("error", () => undefined); // it ended early; its exit code says why
+        const closed = new Promise<number | null>((resolve, reject) => {
+            child.on("error", (error) => {
+                const missing = (error as NodeJS.ErrnoException).code === "ENOENT";
+                reject(missing ? new UserError("target.type ssh wants OpenSSH's ssh on PATH") : error);
+            });
+            child.on("close", resolve);
+        });
+        const answers = new Answers(child.stdout);
+        const spoken = talk(child.stdin, answers).then(
+            async (value) => {
+                child.stdin.end();
+                await answers.text(); // unread, it would keep the stream from closing
+                return { value };
+            },
+            (error: unknown) => {
+                // What it says makes no sense where it broke off; anything else is our own trouble.
+                if (!(error instanceof SyntaxError)) child.kill();
+                child.stdout.destroy();
+                return { error };
+            },
+        );
+        const code = await closed;
+        const outcome = await spoken;
+        if ("value" in outcome) return { code, stderr, heard, value: outcome.value };
+        if (code === 0 || code === null) throw outcome.error;
+        return { code, stderr, heard, value: undefined as Value };
+    }
+
+    private options(): string[] {
+        const { port, hostKey, identity, proxyJump, proxyCommand } = this.target;
+        const kind = hostKey.split(" ")[0] ?? "";
+        const settings = {
+            // Without a terminal nobody could answer.
+            BatchMode: "yes",
+            StrictHostKeyChecking: "yes",
+            HostKeyAlias: ALIAS,
+            HostKeyAlgorithms: kind === "ssh-rsa" ? "rsa-sha2-512,rsa-sha2-256" : kind,
+            UserKnownHostsFile: `"${knownHosts(hostKey)}"`,
+            GlobalKnownHostsFile: "/dev/null",
+            UpdateHostKeys: "no",
+            ForwardAgent: "no",
+            ConnectTimeout: "10",
+            ServerAliveInterval: "5",
+            ServerAliveCountMax: "3",
+            ControlMaster: "auto",
+            ControlPath: `"${controlPath(this.target)}"`,
+            ControlPersist: "60",
+            ...(identity === undefined ? {} : { IdentityFile: `"${identity}"`, IdentitiesOnly: "yes" }),
+            ...(proxyJump === undefined ? {} : { ProxyJump: proxyJump }),
+            ...(proxyCommand === undefined ? {} : { ProxyCommand: proxyCommand }),
+        };
+        return [
+            "-T",
+            "-p",
+            String(port),
+            ...Object.entries(settings).flatMap(([name, value]) => ["-o", `${name}=${value}`]),
+        ];
+    }
+}
+
+const BOOT_ID = "/proc/sys/kernel/random/boot_id";
+/** The name under which the pinned key is known, whatever the address of the day. */
+const ALIAS = "retune-target";
+
+interface Ended<Value> {
+    readonly code: number | null;
+    readonly stderr: string;
+    /** Whether the host has said anything. */
+    readonly heard: boolean;
+    /** Meaningful for a code of 0 only. */
+    readonly value: Value;
+}
+
+/** What a command prints: first, where there is one, a line; then the rest. */
+class Answers {
+    private readonly blocks: AsyncIterator<Buffer>;
+    private ahead: Buffer = Buffer.alloc(0);
+
+    constructor(stdout: Readable) {
+        this.blocks = stdout[Symbol.asyncIterator]() as AsyncIterator<Buffer>;
+    }
+
+    async line(): Promise<string> {
+        for (;;) {
+            const end = this.ahead.indexOf("\n");
+            if (end >= 0) {
+                const line = this.ahead.subarray(0, end).toString("utf8");
+                this.ahead = this.ahead.subarray(end + 1);
+                return line;
+            }
+            const next = await this.blocks.next();
+            if (next.done === true) return "";
+            this.ahead = Buffer.concat([this.ahead, next.value]);
+        }
+    }
+
+    async *rest(): AsyncGenerator<Buffer> {
+        if (this.ahead.length > 0) yield this.ahead;
+        for (;;) {
+            const next = await this.blocks.next();
+            if (next.done === true) return;
+            yield next.value;
+        }
+    }
+
+    async text(): Promise<string> {
+        const blocks: Buffer[] = [];
+        for await (const block of this.rest()) blocks.push(block);
+        return Buffer.concat(blocks).toString("utf8");
+    }
+}
+
+/** Says how far an artifact has come, at most once a second. */
+class Meter {
+    private done: number;
+    private readonly total: number;
+    private readonly begin = Date.now();
+    private readonly first: number;
+    private last = 0;
+
+    constructor(
+        private readonly what: string,
+        files: readonly FileEntry[],
+        have: Readonly<Record<string, number>>,
+        private readonly progress: (text: string) => void,
+    ) {
+        this.total = files.reduce((sum, { size }) => sum + size, 0);
+        this.done = Object.values(have).reduce((sum, size) => sum + size, 0);
+        this.first = this.done;
+    }
+
+    add(bytes: number): void {
+        this.done += bytes;
+        const now = Date.now();
+        if (now - this.last < 1000) return;
+        this.last = now;
+        const seconds = (now - this.begin) / 1000;
+        const left = ((this.total - this.done) * seconds) / Math.max(1, this.done - this.first);
+        const megabytes = `${(this.done / 1e6).toFixed(0)} of ${(this.total / 1e6).toFixed(0)} MB`;
+        this.progress(`${this.what} ${megabytes}${seconds > 2 ? `, ${duration(left)} left` : ""}`);
+    }
+}
+
+/** One word for a POSIX shell. */
+function quote(text: string): string {
+    return /^[A-Za-z0-9_./:@%+=-]+$/.test(text) ? text : `'${text.replaceAll("'", `'\\''`)}'`;
+}
+
+/** As `ssh-keygen -l` shows a public key. */
+function fingerprint(hostKey: string): string {
+    const body = Buffer.from(hostKey.split(" ")[1] ?? "", "base64");
+    return `SHA256:${crypto.createHash("sha256").update(body).digest("base64").replace(/=+$/, "")}`;
+}
+
+/** A file of known hosts in which there is nothing but the pinned key. */
+function knownHosts(hostKey: string): string {
+    const file = path.join(cache(), "known-hosts", sha256(hostKey).slice(0, 16));
+    if (fs.existsSync(file)) return file;
+    fs.mkdirSync(path.dirname(file), { recursive: true });
+    const temporary = temporaryName(file);
+    fs.writeFileSync(temporary, `${ALIAS} ${hostKey}\n`);
+    fs.renameSync(temporary, file);
+    return file;
+}
+
+/** The socket of the shared connection, the same for all who mean the same host in the same way: it must be short. */
+function controlPath(target: SshTarget): string {
+    const { host, port, user, hostKey, identity, proxyJump, proxyCommand } = target;
+    const way = JSON.stringify([host, port, user, hostKey, identity, proxyJump, proxyCommand]);
+    const base = process.env["XDG_RUNTIME_DIR"] ?? os.tmpdir();
+    const folder = path.join(base, `retune-${os.userInfo().uid}`);
+    fs.mkdirSync(folder, { recursive: true, mode: 0o700 });
+    return path.join(folder, `ssh-${sha256(way).slice(0, 16)}`);
+}
+
+function reasonOf(stderr: string): string {
+    const lines = stderr
+        .trim()
+        .split("\n")
+        .filter((line) => line.trim() !== "");
+    return (
+        lines
+            .at(-1)
+            ?.replace(/\r$/, "")
+            .replace(/^ssh: /, "") ?? "ssh gave no reason"
+    );
+}
+
+function sizeOf(file: string): number {
+    return fs.existsSync(file) ? fs.statSync(file).size : 0;
+}
+
+async function sizesBelow(folder: string): Promise<Record<string, number>> {
+    const entries = await fs.promises.readdir(folder, { recursive: true, withFileTypes: true });
+    const files = entries.filter((entry) => entry.isFile());
+    return Object.fromEntries(
+        files.map((entry) => {
+            const file = path.join(entry.parentPath, entry.name);
+            return [path.relative(folder, file), sizeOf(file)];
+        }),
+    );
+}
+
+/** Until there is room again for what is written, or nobody who reads it. */
+function drained(stream: Writable): Promise<void> {
+    return new Promise((resolve) => {
+        if (stream.destroyed || !stream.writableNeedDrain) {
+            resolve();
+            return;
+        }
+        const go = (): void => {
+            stream.off("drain", go).off("close", go);
+            resolve();
+        };
+        stream.on("drain", go).on("close", go);
+    });
+}

@@ -1,0 +1,123 @@
+import { execFileSync, spawn, type ChildProcess } from "node:child_process";
+import * as fs from "node:fs";
+import * as net from "node:net";
+import * as os from "node:os";
+import * as path from "node:path";
+import { childrenOf, commandOf, eventually } from "../engine/processes";
+
+const SSHD = "/usr/sbin/sshd";
+
+/** Why there can be no sshd here; undefined where there can. */
+export const withoutSshd = fs.existsSync(SSHD) ? undefined : "openssh-server is not installed";
+
+/** A key pair; answers the public part as `target.hostKey` wants it. */
+export function makeKey(file: string, type: "ed25519" | "rsa" = "ed25519"): string {
+    execFileSync("ssh-keygen", ["-q", "-t", type, "-N", "", "-C", "", "-f", file]);
+    return fs.readFileSync(`${file}.pub`, "utf8").trim();
+}
+
+/**
+ * A real sshd on loopback, with keys and a configuration of its own, for the user who runs the tests. What it starts
+ * sees another XDG_RUNTIME_DIR, as on another machine: runs there share no lock and no worker with this one.
+ */
+export class Sshd {
+    readonly folder = fs.mkdtempSync(path.join(os.tmpdir(), "retune-sshd-"));
+    readonly hostKey = makeKey(path.join(this.folder, "host-key"));
+    readonly identity = path.join(this.folder, "client-key");
+    readonly runtime = path.join(this.folder, "runtime");
+    private server: ChildProcess | undefined;
+
+    private constructor(readonly port: number) {}
+
+    static async start(options: { readonly settings?: readonly string[] } = {}): Promise<Sshd> {
+        const sshd = new Sshd(await freePort());
+        fs.writeFileSync(path.join(sshd.folder, "authorized-keys"), `${makeKey(sshd.identity)}\n`);
+        const settings = [
+            `Port ${sshd.port}`,
+            "ListenAddress 127.0.0.1",
+            `HostKey ${path.join(sshd.folder, "host-key")}`,
+            `AuthorizedKeysFile ${path.join(sshd.folder, "authorized-keys")}`,
+            "PidFile none",
+            "UsePAM no",
+            "StrictModes no", // the keys are below /tmp
+            "PasswordAuthentication no",
+            "KbdInteractiveAuthentication no",
+            "MaxStartups 100",
+            "LogLevel VERBOSE",
+            `SetEnv XDG_RUNTIME_DIR=${sshd.runtime}`,
+            ...(options.settings ?? []),
+        ];
+        fs.writeFileSync(path.join(sshd.folder, "config"), `${settings.join("\n")}\n`);
+        fs.mkdirSync(sshd.runtime, { mode: 0o700 });
+        await sshd.up();
+        return sshd;
+    }
+
+    /** What the stack of a test says of its target. */
+    get target() {
+        const { hostKey, identity, port } = this;
+        const user = os.userInfo().username;
+        return { type: "ssh", host: "127.0.0.1", port, user, hostKey, identity, home: path.join(this.folder, "home") };
+    }
+
+    /** How many connections have been let in so far. */
+    get logins(): number {
+        return this.log().match(/^Accepted publickey /gm)?.length ?? 0;
+    }
+
+    log(): string {
+        return fs.readFileSync(path.join(this.folder, "log"), "utf8");
+    }
+
+    /** Serves again after `down`. */
+    async up(): Promise<void> {
+        const serve = [SSHD, "-D", "-e", "-f", path.join(this.folder, "config")];
+        // As root, sshd insists on a folder below /run: it gets a /run that nobody else sees.
+        const root = process.getuid?.() === 0;
+        const script = `mount -t tmpfs none /run && mkdir /run/sshd && exec ${serve.join(" ")}`;
+        const [program = "", ...args] = root ? ["unshare", "--mount", "sh", "-c", script] : serve;
+        const log = fs.openSync(path.join(this.folder, "log"), "a");
+        this.server = spawn(program, args, { stdio: ["ignore", log, log] });
+        fs.closeSync(log);
+        await eventually("sshd listens", () => isListening(this.port));
+    }
+
+    /** Kills sshd with its connections; what runs behind them is not its business. */
+    async down(): Promise<void> {
+        const pid = this.server?.pid;
+        if (pid === undefined) return;
+        const sessions = (parent: number): number[] =>
+            childrenOf(parent)
+                .filter((child) => commandOf(child).startsWith("sshd:"))
+                .flatMap((child) => [child, ...sessions(child)]);
+        for (const one of [pid, ...sessions(pid)]) process.kill(one, "SIGKILL");
+        this.server = undefined;
+        await eventually("sshd is gone", async () => !(await isListening(this.port)));
+    }
+
+    async dispose(): Promise<void> {
+        await this.down();
+        fs.rmSync(this.folder, { recursive: true, force: true, maxRetries: 5 });
+    }
+}
+
+async function freePort(): Promise<number> {
+    const server = net.createServer();
+    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+    const { port } = server.address() as net.AddressInfo;
+    await new Promise((resolve) => server.close(resolve));
+    return port;
+}
+
+function isListening(port: number): Promise<boolean> {
+    return new Promise((resolve) => {
+        const socket = net.connect(port, "127.0.0.1");
+        socket.once("connect", () => {
+            socket.destroy();
+            resolve(true);
+        });
+        socket.once("error", () => {
+            resolve(false);
+        });
+    });
+}
