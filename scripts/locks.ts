@@ -1,6 +1,7 @@
 import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
+import { processOf } from "../pipeline/processes";
 
 /** A lock of Pulumi's file backend, as the engine writes it. */
 export interface Lock {
@@ -12,7 +13,7 @@ export interface Lock {
 
 /**
  * Removes the locks of a stack whose owners are provably gone: made on this host by this user, and the pid is free or
- * belongs to a process that started after the lock was taken. Answers those that are left; a live lock is never
+ * belongs to another program that started after the lock was taken. Answers those that are left; a live lock is never
  * broken, and one that is just being written is left to the engine to judge.
  */
 export function removeStaleLocks(state: string, project: string, stack: string): { removed: number; held: Lock[] } {
@@ -44,21 +45,20 @@ function parseLock(file: string): Lock | undefined {
     }
 }
 
+/**
+ * A process of the lock's number that started after it is another one. By the wall clock, which may have been put
+ * forward since: then a living owner seems to have started late, so it must also be no Pulumi.
+ */
 function ownerIsGone(lock: Lock): boolean {
     if (lock.hostname !== os.hostname() || lock.username !== os.userInfo().username) return false;
-    const started = startOf(lock.pid);
+    const owner = processOf(lock.pid);
+    if (owner === undefined) return true;
     // The kernel's clock of starts and the wall clock of the lock agree to within a second or so.
-    return started === undefined || started.getTime() > Date.parse(lock.timestamp) + 2000;
+    return !owner.name.startsWith("pulumi") && wallClock(owner.started) > Date.parse(lock.timestamp) + 2000;
 }
 
-/** When a process started; undefined where there is none. */
-function startOf(pid: number): Date | undefined {
-    try {
-        const stat = fs.readFileSync(`/proc/${pid}/stat`, "utf8");
-        const ticks = Number(stat.slice(stat.lastIndexOf(")") + 2).split(" ")[19]);
-        const boot = Number(/^btime (\d+)/m.exec(fs.readFileSync("/proc/stat", "utf8"))?.[1]);
-        return new Date((boot + ticks / 100) * 1000);
-    } catch {
-        return undefined;
-    }
+/** Milliseconds since 1970 of a time in clock ticks since the boot. */
+function wallClock(ticks: number): number {
+    const boot = Number(/^btime (\d+)/m.exec(fs.readFileSync("/proc/stat", "utf8"))?.[1]);
+    return (boot + ticks / 100) * 1000;
 }

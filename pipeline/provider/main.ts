@@ -3,6 +3,7 @@ import { EngineClient } from "@pulumi/pulumi/proto/engine_grpc_pb.js";
 import { LogRequest, LogSeverity } from "@pulumi/pulumi/proto/engine_pb.js";
 import { home } from "../../scripts/locations.cjs";
 import { executorFor } from "../executor/executors";
+import { processOf } from "../processes";
 import { Store } from "../store/store";
 import { Lifecycle, type Log } from "./lifecycle";
 import { serveProvider } from "./protocol";
@@ -57,15 +58,6 @@ function whenGone(gone: () => boolean, then: () => void): void {
     timer.unref();
 }
 
-function exists(pid: number): boolean {
-    try {
-        process.kill(pid, 0);
-        return true;
-    } catch {
-        return false;
-    }
-}
-
 const server = new grpc.Server({ "grpc.max_receive_message_length": -1, "grpc.max_send_message_length": -1 });
 const lifecycle = new Lifecycle(new Store(home()), executorFor, engineLog(process.argv[2]));
 serveProvider(server, lifecycle);
@@ -73,8 +65,10 @@ serveProvider(server, lifecycle);
 // A client that was killed cannot cancel: without this the engine would follow a run for hours, holding the lock.
 const client = Number(process.env["RETUNE_CLIENT_PID"] ?? 0);
 if (client > 0) {
+    // Its number may soon be another's: the start tells them apart.
+    const started = processOf(client)?.started;
     whenGone(
-        () => !exists(client),
+        () => started === undefined || processOf(client)?.started !== started,
         () => {
             lifecycle.cancel();
         },

@@ -25,6 +25,7 @@ Layout below H, everything in it written to a temporary name, synced and renamed
     runs/KEY/result.json   digest, files, metrics; written last, only by a run that succeeded
     store/DIGEST/          an artifact; store/DIGEST.json, written after it, lists its files
     store/.incoming/       artifacts of which a part has arrived
+    verified/DIGEST.json   how its files looked when they were last hashed: what was not touched since is not read again
 
 A run belongs to a supervisor: a detached process that holds a lock on runs/KEY/lock for as long as it lives, so that
 nothing is started twice, and whose pid, start time and boot are in state.json, so that anybody can tell a run that
@@ -58,6 +59,8 @@ from pathlib import Path
 STOPPED = 75
 # Seconds between asking a program to stop and ending it.
 STOP_GRACE = 600
+STATES = ("queued", "running", "succeeded", "failed", "stopped")
+ACTIVE = ("queued", "running")
 NO_SPACE = "no space left on the disk: make room, or move RETUNE_HOME to a larger one"
 # Bytes that a run sets aside, so that there is room to say so when the disk is full.
 RESERVE = 1 << 16
@@ -83,19 +86,47 @@ SENDER_IDLE = 30
 def write_json(path: Path, value) -> None:
     """Writes value so that a reader sees the old content or the new one, also after a crash."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(value, file, ensure_ascii=False, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(value, file, ensure_ascii=False, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def read_json(path: Path):
-    """The content of path, or None where there is no such file."""
+    """The object in path, or None where there is no such file or, after somebody has edited it, no object in it."""
     try:
-        return json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
+        value = json.loads(path.read_text("utf-8"))
+    except (FileNotFoundError, ValueError):
         return None
+    return value if isinstance(value, dict) else None
+
+
+def number(values: dict, name: str) -> float:
+    value = values.get(name)
+    return value if isinstance(value, (int, float)) else 0
+
+
+def read_events(path: Path, cursor: int = 0):
+    """The whole events after byte `cursor`, and where to go on. Lines that are none are passed over."""
+    events = []
+    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+        if cursor > path.stat().st_size:  # somebody has cut it short
+            cursor = 0
+        file.seek(cursor)
+        for line in file:
+            if not line.endswith(b"\n"):
+                break
+            cursor += len(line)
+            with contextlib.suppress(ValueError):
+                event = json.loads(line)
+                if isinstance(event, dict):
+                    events.append(event)
+    return events, cursor
 
 
 def drop_half_line(path: Path) -> None:
@@ -119,6 +150,27 @@ def tail(path: Path, size: int = 20_000) -> str:
     return ""
 
 
+# --- time -------------------------------------------------------------------------------------------------------------
+
+
+def uptime() -> float:
+    """Seconds since the boot, sleep included. The clock on the wall is put forward and back; this one is not."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def booted_at() -> float:
+    """When the machine was started, by the wall clock of now: it moves only when that clock is put."""
+    return time.time() - uptime()
+
+
+STARTED_BY = booted_at()
+
+
+def now() -> float:
+    """Seconds since 1970 by the clock as it was when this process began: of two times the later one is greater."""
+    return STARTED_BY + uptime()
+
+
 # --- processes --------------------------------------------------------------------------------------------------------
 
 
@@ -137,11 +189,30 @@ def started(pid: int):
 
 
 def me() -> dict:
-    return {"pid": os.getpid(), "pidStarted": started(os.getpid()), "boot": boot_id()}
+    return {
+        "pid": os.getpid(),
+        "pidStarted": started(os.getpid()),
+        "boot": boot_id(),
+        "bootedAt": round(booted_at(), 3),
+    }
 
 
-def owner_alive(state: dict) -> bool:
-    return state["boot"] == boot_id() and started(state["pid"]) == state["pidStarted"]
+def why_lost(state: dict):
+    """Why a run that ought to go on does not; None where it does."""
+    if not {"pid", "pidStarted", "boot"} <= state.keys():
+        return "its state.json does not name its process"
+    if state["boot"] != boot_id():
+        return "the machine was restarted"
+    return None if started(state["pid"]) == state["pidStarted"] else "its process is gone without a result"
+
+
+def memory_kills() -> int:
+    """How many processes the kernel has ended because memory ran out, as far as can be seen from here."""
+    kills = 0
+    for file in ("/proc/vmstat", "/sys/fs/cgroup/memory.events"):
+        with contextlib.suppress(OSError):
+            kills += sum(map(int, re.findall(r"^oom_kill (\d+)$", Path(file).read_text(), re.MULTILINE)))
+    return kills
 
 
 def runtime_folder() -> Path:
@@ -169,20 +240,62 @@ class Run:
     def job(self):
         return read_json(self.folder / "job.json")
 
+    def result(self):
+        """result.json, if it is whole and of this run: it may have been edited by hand, or copied from elsewhere."""
+        result = read_json(self.folder / "result.json") or {}
+        with contextlib.suppress(KeyError, TypeError):
+            if result["key"] == self.key and result["digest"] == digest_of(result["files"]):
+                return result
+        return None
+
     def state(self) -> dict:
-        """state.json, with `lost` for a run whose owner is gone without having said how it ended."""
-        state = read_json(self.folder / "state.json") or {"state": "lost", "reason": "it was never started"}
+        """state.json, with `lost` for a run whose owner is gone without having said how it ended.
+
+        A result counts, whatever the state says: it is removed before an attempt begins.
+        """
+        file = self.folder / "state.json"
+        state = read_json(file) or {}
         if "target" in state:  # a client's note of a run on another machine
             return state
-        if state["state"] in ("queued", "running") and not owner_alive(state):
-            return {**state, "state": "lost", "reason": "its process is gone without a result"}
-        return state
+        name = state.get("state")
+        reason = why_lost(state) if name in ACTIVE else None
+        if name in ACTIVE and reason is None:
+            return state
+        if result := self.result():
+            times = {"startedAt": result.get("startedAt"), "finishedAt": result.get("finishedAt")}
+            return {**state, "state": "succeeded", "reason": None, **times}
+        if name in ("failed", "stopped"):
+            return state
+        if name not in STATES and self.is_locked():
+            return {**state, "state": "running"}
+        if name == "succeeded":
+            reason = "its result.json is gone or was altered"
+        elif not file.exists():
+            reason = "it was never started"
+        elif name is None:
+            reason = "its state.json cannot be read"
+        elif name not in STATES:
+            reason = f"its state.json says {name!r}, which this Retune does not know: a newer one may have written it"
+        return {**state, "state": "lost", "reason": reason}
 
     def set_state(self, state: str, **changes) -> None:
-        if state not in ("queued", "running"):
+        if state not in ACTIVE:
             self.free_reserve()
-        now = read_json(self.folder / "state.json") or {}
-        write_json(self.folder / "state.json", {**now, **me(), "state": state, **changes})
+        before = read_json(self.folder / "state.json") or {}
+        write_json(self.folder / "state.json", {**before, **me(), "state": state, **changes})
+
+    def spent(self) -> float:
+        """Seconds that the attempts so far took. One that was killed could not say so: it took until its last event."""
+        state = read_json(self.folder / "state.json") or {}
+        spent = number(state, "spent")
+        if state.get("state") == "running":  # an attempt that came to its end is in `spent`
+            times = [number(event, "time") for event in read_events(self.folder / "events.jsonl")[0]]
+            spent += max(0, max(times, default=0) - (number(state, "startedAt") or float("inf")))
+        return spent
+
+    def set_reserve(self) -> None:
+        with (self.folder / "reserve").open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, RESERVE)
 
     def free_reserve(self) -> None:
         (self.folder / "reserve").unlink(missing_ok=True)
@@ -194,18 +307,11 @@ class Run:
         """State, and the whole events after byte `cursor`; the answer's cursor is where to go on."""
         # The state is read before the events: a final state then comes with all of its events.
         state = self.state()
-        events = []
-        with contextlib.suppress(FileNotFoundError), (self.folder / "events.jsonl").open("rb") as file:
-            file.seek(cursor)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break
-                cursor += len(line)
-                events.append(json.loads(line))
-        answer = {"key": self.key, **state, "cursor": cursor, "events": events}
+        events, cursor = read_events(self.folder / "events.jsonl", cursor)
+        answer = {**state, "key": self.key, "cursor": cursor, "events": events}
         if state["state"] == "succeeded":
-            answer["result"] = read_json(self.folder / "result.json")
-        elif state["state"] not in ("queued", "running") and state.get("reason") != NO_SPACE:
+            answer["result"] = self.result()
+        elif state["state"] not in ACTIVE and state.get("reason") != NO_SPACE:
             answer["log"] = tail(self.folder / "log", 4000)
         return answer
 
@@ -219,34 +325,33 @@ class Run:
             return None
         return file
 
+    def is_locked(self) -> bool:
+        lock = self.try_lock() if self.folder.is_dir() else None
+        if lock is not None:
+            lock.close()
+        return lock is None and self.folder.is_dir()
+
 
 def submit(home: Path, payload: dict) -> dict:
     """Starts the job unless it is running or has succeeded; `started` in the answer says which it was."""
     run = Run(home, payload["job"]["key"])
     run.folder.mkdir(parents=True, exist_ok=True)
+    patience = uptime() + 10
     while (lock := run.try_lock()) is None:
-        if run.state()["state"] in ("queued", "running"):
+        state = run.state()
+        # One that is being started has no state yet; one whose state was taken away goes on all the same.
+        if state["state"] in ACTIVE and ("attempt" in state or uptime() > patience):
             return {**run.status(), "started": False}
         time.sleep(0.02)  # another client is about to start it, or its supervisor is about to end
-    if read_json(run.folder / "result.json") and payload.get("again") is not True:
+    if run.result() and payload.get("again") is not True:
         return {**run.status(), "started": False}
-    (run.folder / "result.json").unlink(missing_ok=True)
-    (run.folder / "stop").unlink(missing_ok=True)
-    if payload.get("again"):  # from the beginning; an attempt that resumes goes on with the events of the one before
-        (run.folder / "events.jsonl").unlink(missing_ok=True)
-    drop_half_line(run.folder / "events.jsonl")
-    programs = run.folder / "programs"
-    programs.mkdir(exist_ok=True)
-    for name, source in payload["programs"].items():
-        (programs / name).write_text(source, "utf-8")
-    write_json(run.folder / "job.json", payload["job"])
-    secrets = run.secrets_file()
-    secrets.unlink(missing_ok=True)
-    if payload.get("secrets"):
-        with os.fdopen(os.open(secrets, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            json.dump(payload["secrets"], file)
-
-    attempt = ((read_json(run.folder / "state.json") or {}).get("attempt") or 0) + 1
+    try:
+        lay_out(run, payload)
+    except OSError:
+        run.free_reserve()
+        raise
+    attempt = int(number(read_json(run.folder / "state.json") or {}, "attempt")) + 1
+    spent = 0 if payload.get("again") else run.spent()
     ready, announce = os.pipe()
     if os.fork() == 0:
         # A session of its own: no hang-up, no Ctrl-C and no killed client reaches the run. The lock's open file is
@@ -263,17 +368,21 @@ def submit(home: Path, payload: dict) -> dict:
             run.set_state(
                 "queued",
                 attempt=attempt,
-                queuedAt=time.time(),
+                spent=spent,
+                queuedAt=now(),
                 startedAt=None,
                 finishedAt=None,
                 reason=None,
+                phase=None,
             )
             os.write(announce, b".")
             os.close(announce)
-            supervise(run)
-        except BaseException:
+            supervise(run, payload["job"], spent)
+        except BaseException as error:
             traceback.print_exc()
+            run.set_state("failed", attempt=attempt, finishedAt=now(), reason=explain(error))
         finally:
+            run.secrets_file().unlink(missing_ok=True)
             os._exit(0)
     os.close(announce)
     os.wait()
@@ -282,50 +391,69 @@ def submit(home: Path, payload: dict) -> dict:
     return {**run.status(), "started": True}
 
 
-def supervise(run: Run) -> None:
-    try:
-        execute(run)
-    except Exception as error:
-        traceback.print_exc()
-        run.set_state("failed", finishedAt=time.time(), reason=explain(error))
-    finally:
-        run.secrets_file().unlink(missing_ok=True)
+def lay_out(run: Run, payload: dict) -> None:
+    """Everything that the run begins with, in its folder. The caller holds the run's lock."""
+    run.set_reserve()
+    (run.folder / "result.json").unlink(missing_ok=True)
+    (run.folder / "stop").unlink(missing_ok=True)
+    if payload.get("again"):  # from the beginning; an attempt that resumes goes on with the events of the one before
+        (run.folder / "events.jsonl").unlink(missing_ok=True)
+    drop_half_line(run.folder / "events.jsonl")
+    programs = run.folder / "programs"
+    programs.mkdir(exist_ok=True)
+    for name, source in payload["programs"].items():
+        (programs / name).write_text(source, "utf-8")
+    write_json(run.folder / "job.json", payload["job"])
+    secrets = run.secrets_file()
+    secrets.unlink(missing_ok=True)
+    if payload.get("secrets"):
+        with os.fdopen(os.open(secrets, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            json.dump(payload["secrets"], file)
 
 
-def execute(run: Run) -> None:
-    job = run.job()
+def supervise(run: Run, job: dict, earlier: float) -> None:
+    """`earlier` are the seconds of the attempts before: a resumed run has cost what they took as well."""
     with device_lock(run):
-        if (run.folder / "stop").exists():
-            run.set_state("stopped", finishedAt=time.time(), reason="stopped while it was queued")
-            return
-        begin = time.time()
-        # A resumed run has cost what its stopped attempts took as well.
-        earlier = (read_json(run.folder / "state.json") or {}).get("spent") or 0
-        left = (job.get("limitSeconds") or float("inf")) - earlier
-        if left <= 0:
-            reason = f"it has used up its limit of {hours(job['limitSeconds'])}: raise target.limits to go on"
-            run.set_state("failed", finishedAt=begin, reason=reason)
-            return
-        run.set_state("running", startedAt=begin)
-        prepare(run, job)
-        code, how = converse(run, job, left)
-    run.set_state("running", spent=round(earlier + time.time() - begin, 1))
+        begin = now()
+        try:
+            state, reason = execute(run, job, begin, earlier)
+        except Exception as error:
+            traceback.print_exc()
+            state, reason = "failed", explain(error)
+        finished = now()
+        spent = round(earlier + finished - begin, 1)
+        run.set_state(state, finishedAt=finished, reason=reason, spent=spent, phase=None)
+    if state == "succeeded":
+        shutil.rmtree(run.work, ignore_errors=True)
+
+
+def execute(run: Run, job: dict, begin: float, earlier: float):
+    """Runs the job and stores what it made; answers the final state and why."""
+    if (run.folder / "stop").exists():
+        return "stopped", "stopped while it was queued"
+    left = (job.get("limitSeconds") or float("inf")) - earlier
+    if left <= 0:
+        return "failed", f"it has used up its limit of {hours(job['limitSeconds'])}: raise target.limits to go on"
+    run.set_state("running", startedAt=begin)
+    prepare(run, job)
+    kills = memory_kills()
+    code, how = converse(run, job, left, kills)
     outcome = read_json(run.work / "outcome.json") or {}
     if code == STOPPED:
-        run.set_state("stopped", finishedAt=time.time(), reason=how or "stopped on request; a checkpoint was saved")
-        return
+        return "stopped", how or "stopped on request; a checkpoint was saved"
     if code != 0 or "error" in outcome:
-        reason = outcome.get("error") or explain_exit(run, code)
-        run.set_state("failed", finishedAt=time.time(), reason=reason)
-        return
+        return "failed", outcome.get("error") or explain_exit(run, code, memory_kills() > kills)
     run.set_state("running", phase="storing")
     missing = [p for p in job["produces"] if not any(fnmatch.fnmatch(f, p) for f in files_below(run.work / "out"))]
     if missing:
-        reason = f"the program ended without an error, but did not write {', '.join(missing)}"
-        run.set_state("failed", finishedAt=time.time(), reason=reason)
-        return
+        return "failed", f"the program ended without an error, but did not write {', '.join(missing)}"
     digest, files = store(run.home, run.work / "out")
-    now = time.time()
+    link = run.folder / "out"
+    if link.is_dir() and not link.is_symlink():  # somebody has put a folder there
+        link.rename(link.with_name(f"out.{os.getpid()}"))
+    link.unlink(missing_ok=True)
+    link.symlink_to(os.path.relpath(run.home / "store" / digest, run.folder))
+    finished = now()
     result = {
         "key": run.key,
         "kind": job["kind"],
@@ -333,16 +461,12 @@ def execute(run: Run) -> None:
         "files": files,
         "metrics": outcome.get("metrics", {}),
         "startedAt": begin,
-        "finishedAt": now,
-        "seconds": round(earlier + now - begin, 1),
+        "finishedAt": finished,
+        "seconds": round(earlier + finished - begin, 1),
         "host": host(),
     }
     write_json(run.folder / "result.json", result)
-    link = run.folder / "out"
-    link.unlink(missing_ok=True)
-    link.symlink_to(os.path.relpath(run.home / "store" / digest, run.folder))
-    run.set_state("succeeded", finishedAt=now, phase=None)
-    shutil.rmtree(run.work, ignore_errors=True)
+    return "succeeded", None
 
 
 def host() -> dict:
@@ -379,39 +503,44 @@ def hours(seconds: float) -> str:
 def prepare(run: Run, job: dict) -> None:
     """Lays out the working folder; what an earlier attempt left there stays, for its checkpoints."""
     run.work.mkdir(exist_ok=True)
-    with (run.folder / "reserve").open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, RESERVE)
     (run.work / "outcome.json").unlink(missing_ok=True)
     shutil.rmtree(run.work / "out", ignore_errors=True)
     (run.work / "out").mkdir()
     for name, digest in job["inputs"].items():
         artifact = run.home / "store" / digest
-        if not is_stored(run.home, digest):
+        damage = damage_of(run.home, digest)
+        if damage:
             way_out = "`npm run refresh`, then `npm run up` bring it back"
-            raise MissingArtifactError(f"its input {name} ({digest[:12]}) is not in the store: {way_out}")
+            raise DamagedArtifactError(f"its input {name} ({digest[:12]}) {damage}: {way_out}")
         link = run.work / name
         link.unlink(missing_ok=True)
         link.symlink_to(artifact.resolve())
 
 
-class MissingArtifactError(Exception):
+class DamagedArtifactError(Exception):
     pass
 
 
 def is_disk_full(error: BaseException) -> bool:
     """Also as the libraries say it: safetensors in Rust's words, torch as a failed write of its archive."""
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
     return bool(re.search(r"No space left on device|os error 28|file write failed", str(error)))
 
 
 def explain(error: Exception) -> str:
-    return NO_SPACE if is_disk_full(error) else str(error) or type(error).__name__
+    if is_disk_full(error):
+        return NO_SPACE
+    if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return f"{error.filename}: {error.strerror}; RETUNE_HOME must be a folder that you can write to"
+    return str(error) or type(error).__name__
 
 
-def explain_exit(run: Run, code: int) -> str:
+def explain_exit(run: Run, code: int, memory_ran_out: bool) -> str:
     """What a program that died without a word of its own most likely died of."""
     if code == -signal.SIGKILL:
+        if memory_ran_out:
+            return "the machine ran out of memory, and the kernel killed the process (signal 9)"
         return "the process was killed (signal 9); where nobody did it, the machine ran out of memory"
     if code < 0:
         return f"the process was ended by {signal.Signals(-code).name}"
@@ -428,13 +557,9 @@ def files_below(folder: Path) -> list:
 
 
 def digest_of(files: list) -> str:
-    """SHA-256 of the listing of files as `sha256sum` prints it."""
+    """The digest of an artifact: SHA-256 of its `sha256sum` listing."""
     listing = "".join(f"{file['sha256']}  {file['path']}\n" for file in files)
     return hashlib.sha256(listing.encode()).hexdigest()
-
-
-def is_stored(home: Path, digest: str) -> bool:
-    return bool(read_json(home / "store" / f"{digest}.json")) and (home / "store" / digest).is_dir()
 
 
 def store(home: Path, folder: Path):
@@ -467,6 +592,48 @@ def intact(path: Path, file: dict) -> bool:
     return path.is_file() and path.stat().st_size == file["size"] and sha256(path) == file["sha256"]
 
 
+def manifest_of(home: Path, digest: str):
+    """The files of an artifact; None where its manifest is missing or was altered."""
+    files = (read_json(home / "store" / f"{digest}.json") or {}).get("files")
+    with contextlib.suppress(KeyError, TypeError):
+        return files if digest_of(files) == digest else None
+    return None
+
+
+def is_stored(home: Path, digest: str) -> bool:
+    return damage_of(home, digest) is None
+
+
+def damage_of(home: Path, digest: str):
+    """What is wrong with an artifact, in words; None when every file is there with its digest.
+
+    A file that looks as it did when it was last hashed is not read again: its ctime cannot be put back. One that was
+    changed within the two seconds before is not remembered, because it could change again unseen.
+    """
+    artifact = home / "store" / digest
+    files = manifest_of(home, digest)
+    if files is None or not artifact.is_dir():
+        return "is not in the store"
+    memory = home / "verified" / f"{digest}.json"
+    known = read_json(memory) or {}
+    seen = {}
+    for file in files:
+        path = artifact / file["path"]
+        if not path.is_file():
+            return f"is damaged, {file['path']} is gone"
+        stat = path.stat()
+        mark = [stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+        if known.get(file["path"]) != mark and not intact(path, file):
+            return f"is damaged, {file['path']} was altered"
+        if time.time() - stat.st_ctime > 2:
+            seen[file["path"]] = mark
+    if seen != known:
+        with contextlib.suppress(OSError):  # then it is hashed again
+            memory.parent.mkdir(exist_ok=True)
+            write_json(memory, seen)
+    return None
+
+
 # --- garbage ---------------------------------------------------------------------------------------------------------
 
 
@@ -481,21 +648,23 @@ def collect_garbage(home: Path, request: dict) -> dict:
     with its size in bytes and the reason; with `dryRun` nothing is removed.
     """
     runs = [Run(home, path.name) for path in (home / "runs").glob("*") if re.fullmatch(r"[0-9a-f]{64}", path.name)]
-    age = {run.key: time.time() - last_use(run.folder) for run in runs}
+    # A clock that was put forward makes everything look old, and one that was put back makes new things future ones.
+    present = time.time() - clock_put_forward(runs)
+    age = {run.key: max(0, present - last_use(run.folder)) for run in runs}
     reasons = {}
     for run in runs:
         if run.key in request["roots"]:
             reasons[run.key] = request["roots"][run.key]
-        elif run.state()["state"] in ("queued", "running"):
+        elif run.state()["state"] in ACTIVE:
             reasons[run.key] = "it is going on"
         elif age[run.key] < request["graceSeconds"]:
             reasons[run.key] = f"used {age[run.key] / 86400:.1f} days ago, within the grace period"
-    results = {run.key: read_json(run.folder / "result.json") or {} for run in runs}
+    made = {run.key: artifacts_of(run) for run in runs}
     inputs = {run.key: set(((run.job() or {}).get("inputs") or {}).values()) for run in runs}
     # A baseline is no stage of any stack, but without it the next evaluation would run the base again.
     taken = set().union(*(inputs[key] for key in reasons))
     for run in runs:
-        if run.key not in reasons and results[run.key].get("digest") in taken:
+        if run.key not in reasons and made[run.key] & taken:
             reasons[run.key] = "input of a run that is kept"
 
     items = []
@@ -507,18 +676,33 @@ def collect_garbage(home: Path, request: dict) -> dict:
         if not kept and not request["dryRun"] and not remove_run(run):
             item |= {"kept": True, "why": "it has just been started"}
         items.append(item)
-    needed = {results[key].get("digest") for key in reasons} | set().union(*(inputs[key] for key in reasons))
+    needed = set().union(*(made[key] | inputs[key] for key in reasons))
     for manifest in (home / "store").glob("*.json"):
         folder = manifest.with_suffix("")
         kept = folder.name in needed
-        fresh = time.time() - manifest.stat().st_mtime < request["graceSeconds"]
+        fresh = max(0, present - manifest.stat().st_mtime) < request["graceSeconds"]
         why = "of a run that is kept" if kept else "new" if fresh else "no run that is kept has it"
         item = {"what": "artifact", "name": folder.name, "size": size_of(folder), "kept": kept or fresh, "why": why}
         if not item["kept"] and not request["dryRun"]:
             manifest.unlink()  # first: without it the folder counts as absent, however far its removal gets
             shutil.rmtree(folder, ignore_errors=True)
+            (home / "verified" / manifest.name).unlink(missing_ok=True)
         items.append(item)
     return {"items": items, "freed": sum(item["size"] for item in items if not item["kept"])}
+
+
+def clock_put_forward(runs: list) -> float:
+    """Seconds by which the wall clock was put forward since runs of this boot wrote their states."""
+    states = [read_json(run.folder / "state.json") or {} for run in runs]
+    then = [number(state, "bootedAt") for state in states if state.get("boot") == boot_id() and "bootedAt" in state]
+    return max(0, booted_at() - min(then, default=booted_at()))
+
+
+def artifacts_of(run: Run) -> set:
+    """The digest of what a run made. Its link says so too, where somebody has spoilt its result."""
+    out = run.folder / "out"
+    linked = {out.readlink().name} if out.is_symlink() else set()
+    return linked | {(run.result() or {}).get("digest")} - {None}
 
 
 def last_use(folder: Path) -> float:
@@ -670,9 +854,13 @@ def connect(job: dict) -> socket.socket:
         raise RuntimeError(worker_ended(job))
 
 
-def worker_ended(job: dict) -> str:
+def worker_ended(job: dict, memory_ran_out: bool = False) -> str:
     log = tail(worker_address(job).with_suffix(".log"), 2000).strip()
-    return f"the worker process ended{': ' + log.splitlines()[-1] if log else ''}"
+    if memory_ran_out:
+        return "the machine ran out of memory, and the kernel killed the worker process"
+    if log:
+        return f"the worker process ended: {log.splitlines()[-1]}"
+    return "the worker process was killed; where nobody did it, the machine ran out of memory"
 
 
 def dial(address: Path) -> socket.socket:
@@ -685,8 +873,8 @@ def dial(address: Path) -> socket.socket:
     return connection
 
 
-def converse(run: Run, job: dict, seconds: float):
-    """Has the worker execute the job, at most for so many seconds.
+def converse(run: Run, job: dict, seconds: float, kills: int):
+    """Has the worker execute the job, at most for so many seconds. `kills` is what memory_kills() said before.
 
     Answers the exit code and, where there is more to say than that it was asked to stop, how it was stopped.
     """
@@ -708,7 +896,7 @@ def converse(run: Run, job: dict, seconds: float):
             except ConnectionResetError:  # it ended before it read the request
                 block = b""
             if not block:
-                raise RuntimeError(worker_ended(job))
+                raise RuntimeError(worker_ended(job, memory_kills() > kills))
             received += block
             if received.endswith(b"\n"):
                 return json.loads(received)["exit"], why and f"{why}; a checkpoint was saved"
@@ -716,11 +904,11 @@ def converse(run: Run, job: dict, seconds: float):
             why = f"stopped at its limit of {hours(job['limitSeconds'])}"
             (run.folder / "stop").touch()
         if asked is None and (run.folder / "stop").exists():
-            asked = time.time()
+            asked = uptime()
             if not job["stoppable"]:
                 connection.close()  # the worker ends the program of a closed connection
                 return STOPPED, why or "stopped on request"
-        if asked is not None and time.time() - asked > STOP_GRACE:
+        if asked is not None and uptime() - asked > STOP_GRACE:
             connection.close()
             return STOPPED, f"{why or 'stopped on request'}; it did not reach a step's end within {STOP_GRACE} seconds"
 
@@ -840,7 +1028,7 @@ def wait_for_news(run: Run, cursor: int, seconds: float) -> dict:
     until = time.monotonic() + seconds
     answer = first
     while not answer["events"] and answer["state"] == first["state"] and time.monotonic() < until:
-        if answer["state"] not in ("queued", "running"):
+        if answer["state"] not in ACTIVE:
             break
         time.sleep(0.1)
         answer = run.status(cursor)
@@ -848,8 +1036,9 @@ def wait_for_news(run: Run, cursor: int, seconds: float) -> dict:
 
 
 def stop(run: Run) -> dict:
-    if run.folder.is_dir() and run.state()["state"] in ("queued", "running"):
-        (run.folder / "stop").touch()
+    if run.folder.is_dir() and run.state()["state"] in ACTIVE:
+        with contextlib.suppress(FileNotFoundError):  # it has ended, and was collected
+            (run.folder / "stop").touch()
     return run.status()
 
 
@@ -859,7 +1048,7 @@ def list_runs(home: Path) -> dict:
         if re.fullmatch(r"[0-9a-f]{64}", folder.name):
             run = Run(home, folder.name)
             runs.append({"key": run.key, "kind": (run.job() or {}).get("kind"), **run.state()})
-    runs.sort(key=lambda run: run.get("queuedAt") or 0, reverse=True)
+    runs.sort(key=lambda run: number(run, "queuedAt"), reverse=True)
     return {"runs": runs}
 
 
@@ -881,6 +1070,13 @@ def main() -> None:
     verbs.choices["status"].add_argument("--wait", type=float, default=0)
     verbs.choices["read"].add_argument("--file", choices=["log", "events.jsonl", "job.json"], default="log")
     given = parser.parse_args()
+    try:
+        act(given)
+    except OSError as error:
+        raise SystemExit(explain(error)) from None
+
+
+def act(given) -> None:
     home = given.home
     match given.verb:
         case "submit":

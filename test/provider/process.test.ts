@@ -2,7 +2,7 @@ import { spawn, type ChildProcess } from "node:child_process";
 import path from "node:path";
 import { expect, onTestFinished, test } from "vitest";
 import { project } from "../../scripts/locations.cjs";
-import { alive, processesOf, read, until } from "../unit/processes";
+import { alive, processesOf, read, until, zombie } from "../unit/processes";
 import { model } from "./inputs";
 import { InitFailed, rigForTest } from "./rig";
 
@@ -35,6 +35,18 @@ test("the client's death is a cancel: the operation is answered, the run goes on
     const { outputs } = await next.create("Model", inputs);
     expect(["attached", "cached"]).toContain(outputs["action"]);
     expect(read(path.join(rig.control, "starts"))).toBe("Model\n");
+});
+
+test.each([
+    ["has died, but was not waited for", () => zombie()],
+    ["had died before the provider came up", () => Promise.resolve(4_194_304)],
+])("a client that %s is gone", async (_, client) => {
+    const rig = rigForTest();
+    const provider = await rig.start({ RETUNE_CLIENT_PID: String(await client()) });
+    rig.hold();
+    const { inputs } = await provider.check("Model", model);
+    const failure = await provider.create("Model", inputs).catch((error: unknown) => error);
+    expect((failure as InitFailed).reasons).toEqual([DETACHED]);
 });
 
 test("a client that lives cancels nothing", async () => {

@@ -1,9 +1,11 @@
-import { existsSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
+import { spawn } from "node:child_process";
+import { copyFileSync, existsSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
 import { hostname, userInfo } from "node:os";
 import path from "node:path";
-import { beforeEach, describe, expect, test } from "vitest";
+import { beforeEach, describe, expect, onTestFinished, test } from "vitest";
 import { removeStaleLocks, type Lock } from "../../scripts/locks";
 import { temporaryFolder } from "./datasets/folder";
+import { read, until, zombie } from "./processes";
 
 let state: string;
 let folder: string;
@@ -36,6 +38,29 @@ describe("a stack's lock", () => {
 
     test("is removed when its process's number belongs to a later one, as after a reboot", () => {
         lock("a", { ...mine, pid: process.pid, timestamp: "2020-01-01T00:00:00Z" });
+        expect(clear()).toEqual({ removed: 1, held: [] });
+    });
+
+    test("is removed when its process has died, although nobody has taken note of that", async () => {
+        lock("a", { ...mine, pid: await zombie() });
+        expect(clear()).toEqual({ removed: 1, held: [] });
+    });
+
+    test("stays while its process lives, however the clock was put forward meanwhile", async () => {
+        const program = path.join(state, "pulumi");
+        copyFileSync("/bin/sleep", program);
+        const cli = spawn(program, ["600"], { stdio: "ignore" });
+        onTestFinished(() => {
+            cli.kill("SIGKILL");
+        });
+        const pid = cli.pid ?? 0;
+        await until(() => read(`/proc/${pid}/stat`).includes("(pulumi)"));
+        const held = { ...mine, pid, timestamp: "2020-01-01T00:00:00Z" };
+        lock("a", held);
+        expect(clear()).toEqual({ removed: 0, held: [held] });
+        const ended = new Promise((resolve) => cli.once("close", resolve));
+        cli.kill("SIGKILL");
+        await ended;
         expect(clear()).toEqual({ removed: 1, held: [] });
     });
 

@@ -1,5 +1,6 @@
+import { spawn } from "node:child_process";
 import { readdirSync, readFileSync } from "node:fs";
-import { vi } from "vitest";
+import { onTestFinished, vi } from "vitest";
 
 /**
  * Every process that has a test's own temporary folder in its arguments, and `having` besides: what the test has
@@ -45,4 +46,17 @@ export function read(file: string): string {
 
 export async function until(condition: () => boolean): Promise<void> {
     await vi.waitUntil(condition, { timeout: 15_000, interval: 10 });
+}
+
+/** The pid of a process that has died and was not waited for, for as long as the test goes on. */
+export async function zombie(): Promise<number> {
+    const program = "import os, time; pid = os.fork(); pid or os._exit(0); print(pid, flush=True); time.sleep(600)";
+    const parent = spawn("python3", ["-c", program], { stdio: ["ignore", "pipe", "inherit"] });
+    onTestFinished(() => {
+        parent.kill("SIGKILL");
+    });
+    let said = "";
+    parent.stdout.on("data", (data: Buffer) => (said += data.toString()));
+    await until(() => said.endsWith("\n") && read(`/proc/${Number(said)}/stat`).includes(") Z "));
+    return Number(said);
 }

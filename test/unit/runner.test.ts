@@ -1,6 +1,4 @@
-// The real runner, with plain Python in place of LLaMA-Factory's environment and programs of a few lines in place of its
-// trainings: they are stand-ins for what runs, never for the runner.
-import { execFileSync, spawn, spawnSync } from "node:child_process";
+import { spawnSync } from "node:child_process";
 import {
     appendFileSync,
     chmodSync,
@@ -13,119 +11,34 @@ import {
     writeFileSync,
 } from "node:fs";
 import path from "node:path";
-import { beforeEach, describe, expect, onTestFinished, test, vi } from "vitest";
-import type { RunStatus } from "../../pipeline/executor/executor";
+import { describe, expect, test } from "vitest";
 import { digestOfFiles, sha256, type FileEntry } from "../../pipeline/identity";
 import { Store } from "../../pipeline/store/store";
-import { temporaryFolder } from "./datasets/folder";
-import { alive, endAll, processesOf, read, until } from "./processes";
+import { alive, read, until } from "./processes";
+import {
+    call,
+    ended,
+    folder,
+    home,
+    key,
+    letGo,
+    payload,
+    processes,
+    program,
+    python,
+    reached,
+    runFolder,
+    runner,
+    runtime,
+    starts,
+    stateOf,
+    type Status,
+    status,
+    submit,
+    SUCCEED,
+    WAIT,
+} from "./runner-rig";
 
-const runner = path.resolve(import.meta.dirname, "../../pipeline/runner/runner.py");
-const python = execFileSync("python3", ["-c", "import os, sys; print(os.path.realpath(sys.executable))"], {
-    encoding: "utf8",
-}).trim();
-const key = sha256("a run");
-
-type Status = RunStatus & { readonly started?: boolean; readonly phase?: string | null };
-
-let folder: string;
-let home: string;
-let runtime: string;
-
-beforeEach(() => {
-    folder = temporaryFolder();
-    home = path.join(folder, "home");
-    runtime = path.join(folder, "runtime");
-    mkdirSync(runtime);
-    vi.stubEnv("RETUNE_CACHE", path.join(folder, "cache"));
-    // Runs and workers outlive their clients: that is the point. All of this test's have its folder in their arguments.
-    onTestFinished(async () => {
-        vi.unstubAllEnvs();
-        await endAll(folder);
-    });
-});
-
-const processes = (having?: string): number[] => processesOf(folder, having);
-
-async function call(verb: readonly string[], input = ""): Promise<Status> {
-    const child = spawn(python, [runner, ...verb, "--home", home], {
-        env: { PATH: process.env["PATH"], XDG_RUNTIME_DIR: runtime },
-    });
-    let stdout = "";
-    let stderr = "";
-    child.stdout.on("data", (data: Buffer) => (stdout += data.toString()));
-    child.stderr.on("data", (data: Buffer) => (stderr += data.toString()));
-    child.stdin.end(input);
-    const code = await new Promise((resolve) => child.on("close", resolve));
-    if (code !== 0) throw new Error(stderr);
-    return JSON.parse(stdout) as Status;
-}
-
-interface JobOptions {
-    readonly key?: string;
-    readonly produces?: readonly string[];
-    readonly inputs?: Readonly<Record<string, string>>;
-    readonly stoppable?: boolean;
-    readonly preload?: readonly string[];
-    readonly python?: string;
-    readonly limits?: { readonly hours: number };
-    readonly again?: boolean;
-    readonly secrets?: Readonly<Record<string, string>>;
-}
-
-function payload(program: string, { again, secrets, ...options }: JobOptions = {}): string {
-    const job = {
-        ...{ key, kind: "Training", stage: "training", program: "program.py", parameters: {}, inputs: {}, python },
-        ...{ produces: ["answer.txt"], stoppable: false, preload: [], environment: { MARK: "stand-in" } },
-        ...options,
-    };
-    return JSON.stringify({ job, again: again ?? false, programs: { "program.py": PRELUDE + program }, secrets });
-}
-
-const submit = (program: string, options?: JobOptions): Promise<Status> => call(["submit"], payload(program, options));
-const status = (cursor = 0, of = key): Promise<Status> => call(["status", of, "--cursor", String(cursor)]);
-
-/** The status of a run once it has one of these states, or its owner is gone without one. */
-async function reached(states: readonly string[], of = key): Promise<Status> {
-    await until(() => {
-        const file = read(path.join(runFolder(of), "state.json"));
-        const { state, pid } = JSON.parse(file || "{}") as { state?: string; pid?: number };
-        return (state !== undefined && states.includes(state)) || (pid !== undefined && !alive(pid));
-    });
-    const now = await status(0, of);
-    expect(states).toContain(now.state);
-    return now;
-}
-
-const ended = (of = key): Promise<Status> => reached(["succeeded", "failed", "stopped", "lost"], of);
-const runFolder = (of = key): string => path.join(home, "runs", of);
-const starts = (of = key): number => read(path.join(runFolder(of), "starts")).length;
-const stateOf = (of = key) =>
-    JSON.parse(readFileSync(path.join(runFolder(of), "state.json"), "utf8")) as { pid: number; attempt: number };
-const letGo = (of = key): void => {
-    writeFileSync(path.join(runFolder(of), "go"), "");
-};
-
-// Each program counts its starts, and can wait for the test.
-const PRELUDE = `
-import json, os, signal, sys, time
-from pathlib import Path
-with Path("../starts").open("a") as file: file.write("x")
-Path("../pid").write_text(str(os.getpid()))
-def wait(name="go"):
-    while not Path("..", name).exists(): time.sleep(0.01)
-def event(step): 
-    with Path("../events.jsonl").open("a") as file: file.write(json.dumps({"type": "progress", "step": step}) + "\\n")
-def succeed(answer="42"):
-    Path("out/answer.txt").write_text(answer)
-    Path("outcome.json").write_text(json.dumps({"metrics": {"steps": 3}}))
-`;
-const SUCCEED = "succeed()\n";
-const WAIT = "wait()\nsucceed()\n";
-const program = async (): Promise<number> => {
-    await until(() => read(path.join(runFolder(), "pid")) !== "");
-    return Number(read(path.join(runFolder(), "pid")));
-};
 describe("a run", () => {
     test("ends with a result: digest, files, metrics and times, and its artifact in the store", async () => {
         const first = await submit(SUCCEED);
@@ -305,7 +218,10 @@ else: Path("checkpoint").write_text("step 7"); event(7); wait()
         const child = await program();
         const [worker = 0] = processes("\0worker\0").filter((pid) => pid !== child);
         process.kill(worker, "SIGKILL");
-        expect(await ended()).toMatchObject({ state: "failed", reason: "the worker process ended" });
+        expect(await ended()).toMatchObject({
+            state: "failed",
+            reason: "the worker process was killed; where nobody did it, the machine ran out of memory",
+        });
         await until(() => !alive(child));
         await submit(SUCCEED);
         expect(await ended()).toMatchObject({ state: "succeeded", attempt: 2 });
