@@ -1,0 +1,145 @@
+import * as fs from "node:fs";
+import * as path from "node:path";
+import type { Input, Output } from "@pulumi/pulumi";
+import { FileAsset } from "@pulumi/pulumi/asset/asset.js";
+import { all, output } from "@pulumi/pulumi/output.js";
+import type { CustomResourceOptions, Resource } from "@pulumi/pulumi/resource.js";
+import { sha256 } from "../../pipeline/identity";
+import { project } from "../../scripts/locations.cjs";
+import { minimumDriver, WHEEL } from "./contract";
+import { RemoteCommand, RemoteCopy, type Connection } from "./remote";
+import { programOf, STEPS, type Step, type Variables } from "./scripts";
+
+export interface HostSettings {
+    /** RETUNE_HOME of the host; relative to the user's home directory. */
+    readonly home: string;
+    readonly gpu: "none" | "required";
+    /** Branch of the driver in Ubuntu's archive, such as 580-server-open. */
+    readonly driver?: string;
+    /** Version of the CUDA toolkit, such as 12.8, where something compiles on the host. */
+    readonly cudaToolkit?: string;
+    /** Other places for the same bytes. Not for passwords: they are kept in the state as they are. */
+    readonly mirrors?: {
+        /** Folder of Miniforge's releases. */
+        readonly miniforge?: string;
+        /** Folder that holds the channel conda-forge. */
+        readonly conda?: string;
+        /** Index of Python packages. */
+        readonly pypi?: string;
+    };
+}
+
+const MINIFORGE = {
+    version: "26.3.2-3",
+    sha256: "848194851a98903134187fbb4ab50efe87b003e0c0f808f97644b7524a62bf2c",
+    url: "https://github.com/conda-forge/miniforge/releases/download",
+};
+const PYTHON = "3.11";
+const INDEX = "";
+/** What the environment takes, with what is downloaded for it. */
+const ENVIRONMENT_MB = 20_000;
+const SECONDS = 1800;
+/** A restart takes minutes, and each failed attempt to connect has a longer pause after it. */
+const DIAL_ERRORS = 60;
+
+/**
+ * From a bare Ubuntu machine to one that LLaMA-Factory runs on: a chain of commands, each run again exactly when its text
+ * or one of its settings changes, or what it depends on had an effect. Answers the last one's line, once all is done.
+ */
+export function prepareHost(
+    connection: Input<Connection>,
+    settings: HostSettings,
+    options: CustomResourceOptions = {},
+): Output<string> {
+    const reached = output(connection).apply((one) => ({
+        port: 22,
+        perDialTimeout: 15,
+        dialErrorLimit: DIAL_ERRORS,
+        ...one,
+    }));
+    // Another machine at the same address has to be prepared as well; the same one at another address has been.
+    const machine = reached.apply(({ hostKey }) => sha256(hostKey));
+    const files = lockFiles();
+    const commands = new Map<Step, RemoteCommand>();
+    let before: Resource[] = [];
+    for (const step of STEPS) {
+        const program = programOf(step, variables(step, settings, files));
+        const triggers: Input<string>[] = [sha256(program), machine];
+        if (step === "environment") {
+            const copied = {
+                source: new FileAsset(files.lock),
+                remotePath: remoteLock(settings, files),
+                triggers: [...triggers],
+            };
+            before = [
+                new RemoteCopy("host-lock", { connection: reached, ...copied }, { ...options, dependsOn: before }),
+            ];
+        }
+        // Whether to restart is what `driver` says, each time that it says something.
+        const cause =
+            step === "reboot" ? commands.get("driver") : step === "rebooted" ? commands.get("reboot") : undefined;
+        if (cause !== undefined) triggers.push(cause.stdout);
+        const args = { connection: reached, create: "exec bash -s", stdin: program, triggers };
+        const command = new RemoteCommand(`host-${step}`, args, { ...options, dependsOn: before });
+        commands.set(step, command);
+        before = [command];
+    }
+    return all([...commands.values()].map(({ stdout }) => stdout)).apply((lines) => lines.at(-1) ?? "");
+}
+
+interface Files {
+    readonly lock: string;
+    readonly digest: string;
+    readonly uvLock: string;
+}
+
+function lockFiles(): Files {
+    const lock = path.join(project, "pipeline", "llamafactory", "requirements.lock");
+    const uvLock = fs.readFileSync(path.join(project, "scripts", "setup", "uv.lock"), "utf8");
+    return { lock, digest: sha256(fs.readFileSync(lock)), uvLock };
+}
+
+/** Where `environment` looks for it; an earlier step has made the folder. */
+function remoteLock({ home }: HostSettings, { digest }: Files): string {
+    return `${home}/prepare/requirements-${digest.slice(0, 16)}.lock`;
+}
+
+/** What a script reads, and no more: a setting that it does not read must not run it again. */
+export function variables(step: Step, settings: HostSettings, files: Files = lockFiles()): Variables {
+    const { home, gpu, mirrors = {} } = settings;
+    const common = { HOME: home };
+    const wheel = { GPU: gpu, MINIMUM_DRIVER: minimumDriver(WHEEL.cuda) };
+    switch (step) {
+        case "wait":
+            return { ...common, WAIT_SECONDS: String(SECONDS) };
+        case "timers":
+            return { ...common, GPU: gpu };
+        case "driver":
+            return { ...common, ...wheel, DRIVER: settings.driver ?? "580-server-open" };
+        case "reboot":
+        case "rebooted":
+            return common;
+        case "miniforge":
+            return {
+                ...common,
+                MINIFORGE_VERSION: MINIFORGE.version,
+                MINIFORGE_SHA256: MINIFORGE.sha256,
+                MINIFORGE_URL: mirrors.miniforge ?? MINIFORGE.url,
+                CONDA_MIRROR: mirrors.conda ?? "",
+            };
+        case "cuda-toolkit":
+            return { ...common, CUDA_TOOLKIT: settings.cudaToolkit ?? "" };
+        case "environment":
+            return {
+                ...common,
+                ...wheel,
+                FLAVOUR: WHEEL.flavour,
+                PYTHON,
+                LOCK_SHA256: files.digest,
+                UV_VERSION: /^uv==(\S+)/.exec(files.uvLock)?.[1] ?? "",
+                UV_LOCK: files.uvLock,
+                INDEX: mirrors.pypi ?? INDEX,
+                ENVIRONMENT_MB: String(ENVIRONMENT_MB),
+            };
+    }
+}
