@@ -70,7 +70,8 @@ load() {
 }
 
 install_driver() {
-    local ID VERSION_ID sources others kernel=${RETUNE_KERNEL:-$(uname -r)}
+    local ID VERSION_ID sources others kernel
+    kernel=$(uname -r)
     # shellcheck source=/dev/null
     . /etc/os-release
     [[ $ID == ubuntu && $VERSION_ID =~ ^2[24]\.04$ ]] ||

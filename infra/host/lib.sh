@@ -24,7 +24,7 @@ say() {
 fail() {
     printf '%s: %s\n' "$STEP" "$1" >&4 || true
     printf '%s\n' "$1"
-    exit $EXPECTED
+    exit "$EXPECTED"
 }
 
 root() {

@@ -23,7 +23,7 @@ const read = (name: string): string => fs.readFileSync(path.join(project, "infra
 /** What is sent to `bash -s` on the host. */
 export function programOf(step: Step, variables: Variables): string {
     const settings = Object.entries(variables).map(([name, value]) => `export RETUNE_${name}=${quote(value)}\n`);
-    return [`STEP=${step}\n`, ...settings, read("lib"), read(step), "perform\n"].join("");
+    return [`STEP="${step}"\n`, ...settings, read("lib"), read(step), "perform\n"].join("");
 }
 
 /** One word for a shell, whatever is in it. */
