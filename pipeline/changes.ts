@@ -1,4 +1,4 @@
-import { hasUnknown, leaves, same, type Json, type JsonObject } from "./identity";
+import { hasUnknown, isObject, leaves, same, type Json, type JsonObject } from "./identity";
 
 /** One field that differs between two descriptions of a stage. */
 export type Change =
@@ -10,6 +10,11 @@ export type Change =
 export function changesBetween(old: JsonObject, now: JsonObject): Change[] {
     const before = leaves(old);
     const after = leaves(now);
+    // A group that was empty, or becomes so, has not changed itself: the fields in it have come or gone.
+    const filled = (fields: ReadonlyMap<string, Json>, group: string) =>
+        [...fields.keys()].some((field) => field.startsWith(`${group}.`));
+    for (const [name, value] of before) if (isObject(value) && filled(after, name)) before.delete(name);
+    for (const [name, value] of after) if (isObject(value) && filled(before, name)) after.delete(name);
     const changes: Change[] = [];
     for (const [field, value] of after) {
         const previous = before.get(field);

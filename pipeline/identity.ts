@@ -32,7 +32,7 @@ export function same(a: Json | undefined, b: Json | undefined): boolean {
 }
 
 /** The leaves of an object by their dotted path, as people write it in `pulumi config set --path`. */
-export function leaves(value: JsonObject): ReadonlyMap<string, Json> {
+export function leaves(value: JsonObject): Map<string, Json> {
     const found = new Map<string, Json>();
     const visit = (name: string, one: Json | undefined): void => {
         if (one === undefined) return;

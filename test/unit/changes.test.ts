@@ -21,6 +21,17 @@ describe("changes", () => {
         ]);
     });
 
+    test("name the fields of a group that was empty, or becomes so, and not the group", () => {
+        const empty = { llamafactory: {} };
+        const filled = { llamafactory: { lora_dropout: 0.05 } };
+        expect(changesBetween(empty, filled)).toEqual([
+            { kind: "added", field: "llamafactory.lora_dropout", new: 0.05 },
+        ]);
+        expect(changesBetween(filled, empty)).toEqual([
+            { kind: "removed", field: "llamafactory.lora_dropout", old: 0.05 },
+        ]);
+    });
+
     test("are none where only the order of fields differs, also inside of a list", () => {
         const old = { recipe: { where: [{ column: "score", atLeast: 3 }] } };
         const now = { recipe: { where: [{ atLeast: 3, column: "score" }] } };
