@@ -34,20 +34,31 @@ export const tiny = {
     },
 } as const;
 
+/** Copies the files of this checkout, committed or not, into a folder. */
+export function copyProject(into: string): void {
+    const listed = spawnSync("git", ["ls-files", "-co", "--exclude-standard", "-z"], { cwd: checkout });
+    if (listed.status !== 0) throw new Error("git cannot list the files of this checkout, of which a copy is needed");
+    const files = listed.stdout.toString("utf8").split("\0").slice(0, -1);
+    for (const file of files.filter((one) => fs.existsSync(path.join(checkout, one)))) {
+        fs.cpSync(path.join(checkout, file), path.join(into, file));
+    }
+    fs.symlinkSync(path.join(checkout, "node_modules"), path.join(into, "node_modules"));
+}
+
+/** What a stack's file holds, with the committed salt of the empty passphrase. */
+export function stackFile(parts: Values): string {
+    const dev = parse(fs.readFileSync(path.join(checkout, "Pulumi.dev.yaml"), "utf8")) as Values;
+    const config = Object.fromEntries(Object.entries(parts).map(([part, value]) => [`retune:${part}`, value]));
+    return stringify({ config, encryptionsalt: dev["encryptionsalt"] });
+}
+
 /** A copy of the project with stacks of its own, so that the user's configuration and git tree stay out of it. */
 export class ProjectCopy {
     readonly folder: string;
 
     constructor(private readonly place: Workplace) {
         this.folder = place.make("project");
-        const listed = spawnSync("git", ["ls-files", "-co", "--exclude-standard", "-z"], { cwd: checkout });
-        if (listed.status !== 0)
-            throw new Error("git cannot list the files of this checkout, of which a copy is needed");
-        const files = listed.stdout.toString("utf8").split("\0").slice(0, -1);
-        for (const file of files.filter((one) => fs.existsSync(path.join(checkout, one)))) {
-            fs.cpSync(path.join(checkout, file), path.join(this.folder, file));
-        }
-        fs.symlinkSync(path.join(checkout, "node_modules"), path.join(this.folder, "node_modules"));
+        copyProject(this.folder);
     }
 
     write(file: string, content: string): string {
@@ -62,11 +73,8 @@ export class ProjectCopy {
         return this.write("rows.jsonl", sample.split("\n").slice(0, count).join("\n") + "\n");
     }
 
-    /** A stack's file, with the committed salt of the empty passphrase. */
     writeStack(stack: string, parts: Values): void {
-        const dev = parse(fs.readFileSync(path.join(checkout, "Pulumi.dev.yaml"), "utf8")) as Values;
-        const config = Object.fromEntries(Object.entries(parts).map(([part, value]) => [`retune:${part}`, value]));
-        this.write(`Pulumi.${stack}.yaml`, stringify({ config, encryptionsalt: dev["encryptionsalt"] }));
+        this.write(`Pulumi.${stack}.yaml`, stackFile(parts));
     }
 
     /** Starts one of the commands in a home. */

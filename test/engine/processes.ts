@@ -38,6 +38,16 @@ export function childrenOf(parent: number): number[] {
     return processes().filter((pid) => Number(statOf(pid)[1]) === parent);
 }
 
+/** The workers whose sockets are in a folder, and the programs that they have forked. */
+export function workersIn(runtime: string): number[] {
+    return processes().filter((pid) => commandOf(pid).includes(`runner.py worker ${runtime}/`));
+}
+
+export async function endWorkers(runtime: string): Promise<void> {
+    for (const pid of workersIn(runtime)) process.kill(pid);
+    await eventually("the workers end", () => workersIn(runtime).length === 0);
+}
+
 export function isAlive(pid: number): boolean {
     const [state] = statOf(pid);
     return state !== undefined && !"ZX".includes(state);

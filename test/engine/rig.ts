@@ -3,12 +3,12 @@ import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
 import { inject } from "vitest";
-import { parse, stringify } from "yaml";
 import { isObject, type Json, type JsonObject } from "../../pipeline/identity";
+import { copyProject, stackFile, tiny } from "../../scripts/bench/project";
 import type { StageOutcome } from "../../scripts/outcome";
 import { setup } from "../../scripts/setup.cjs";
-import { childrenOf, commandOf, eventually, processes } from "./processes";
-import { project as checkout, pythonEnvironment } from "../../scripts/locations.cjs";
+import { childrenOf, commandOf, endWorkers, eventually, workersIn } from "./processes";
+import { pythonEnvironment } from "../../scripts/locations.cjs";
 
 export { eventually };
 
@@ -111,23 +111,29 @@ const EXCLUDED = /^(PULUMI_|RETUNE_(?!CACHE)|npm_|VITEST|NODE_OPTIONS$|HF_)/;
 
 export class Rig {
     readonly folder = fs.mkdtempSync(path.join(os.tmpdir(), "retune-engine-"));
-    readonly project = path.join(this.folder, "project");
+    /** The project's folder; a test may point it to another clone. */
+    project = path.join(this.folder, "project");
     /** RETUNE_HOME; a test may point it elsewhere. */
     home = path.join(this.folder, "home");
     /** Where sockets and locks of the commands are. */
-    readonly runtime = inject("runtime");
+    readonly runtime: string;
+    /** Where a test says what the stand-ins shall do: see there. */
+    readonly control = path.join(this.folder, "control");
     readonly environment: Record<string, string | undefined>;
     private readonly running = new Set<Running>();
     private readonly homes = new Set<string>();
 
-    constructor({ rows = 40 }: { readonly rows?: number } = {}) {
-        const listed = git(checkout, "ls-files", "-co", "--exclude-standard", "-z").split("\0");
-        for (const file of listed.filter((one) => one !== "" && fs.existsSync(path.join(checkout, one)))) {
-            fs.cpSync(path.join(checkout, file), path.join(this.project, file));
-        }
-        fs.symlinkSync(path.join(checkout, "node_modules"), path.join(this.project, "node_modules"));
+    /** With `standIns` the programs of the target are those of test/stand-in, so that a whole `up` takes two seconds. */
+    constructor({ rows = 40, standIns = false }: { readonly rows?: number; readonly standIns?: boolean } = {}) {
+        copyProject(this.project);
         const inherited = Object.entries(process.env).filter(([name]) => !EXCLUDED.test(name));
+        this.runtime = standIns ? path.join(this.folder, "runtime") : inject("runtime");
         this.environment = { ...Object.fromEntries(inherited), XDG_RUNTIME_DIR: this.runtime };
+        if (standIns) {
+            for (const folder of [this.runtime, this.control]) fs.mkdirSync(folder);
+            const modules = path.join(import.meta.dirname, "..", "stand-in");
+            Object.assign(this.environment, { PYTHONPATH: modules, RETUNE_STAND_IN: this.control });
+        }
         this.writeRows(this.sample(rows));
         this.writeStack("test", tinyConfiguration);
         git(this.project, "init", "--quiet");
@@ -156,11 +162,9 @@ export class Rig {
         return place;
     }
 
-    /** Writes a stack's file with the committed salt of the empty passphrase. */
+    /** Writes a stack's file. */
     writeStack(stack: string, parts: JsonObject): void {
-        const dev = parse(fs.readFileSync(path.join(checkout, "Pulumi.dev.yaml"), "utf8")) as JsonObject;
-        const config = Object.fromEntries(Object.entries(parts).map(([part, value]) => [`retune:${part}`, value]));
-        this.write(`Pulumi.${stack}.yaml`, stringify({ config, encryptionsalt: dev["encryptionsalt"] }));
+        this.write(`Pulumi.${stack}.yaml`, stackFile(parts));
     }
 
     /** The stack's configuration from now on: the tiny one with these values over it; null takes one away. */
@@ -222,7 +226,7 @@ export class Rig {
 
     /** The programs that the workers of the tests have forked. */
     private jobs(): number[] {
-        const workers = processes().filter((pid) => commandOf(pid).includes(`runner.py worker ${this.runtime}/`));
+        const workers = workersIn(this.runtime);
         return workers.flatMap((worker) => childrenOf(worker)).filter((pid) => workers.includes(pid));
     }
 
@@ -258,6 +262,7 @@ export class Rig {
                 for (const { pid } of active()) if (pid !== undefined) killQuietly(pid);
             });
         }
+        if (this.runtime.startsWith(this.folder)) await endWorkers(this.runtime);
         fs.rmSync(this.folder, { recursive: true, force: true, maxRetries: 5 });
     }
 }
@@ -274,27 +279,8 @@ interface Checkpoint {
     readonly pending_operations?: readonly { readonly type: string; readonly resource: Stored }[];
 }
 
-/** Four steps of the random tiny model: a whole pipeline in seconds. */
-export const tinyConfiguration: JsonObject = {
-    target: { type: "local" },
-    model: { source: { random: { seed: 1 } }, template: "qwen3", enableThinking: false },
-    dataset: {
-        recipe: "huatuo-lite",
-        source: { file: "rows.jsonl" },
-        split: { validation: 0.1, test: 0.1, seed: 42 },
-    },
-    training: {
-        loraRank: 4,
-        learningRate: 0.01,
-        maxSteps: 4,
-        batchSize: 2,
-        gradientAccumulation: 1,
-        cutoffLength: 128,
-        precision: "fp32",
-        threads: 2,
-    },
-    evaluation: { prompts: ["感冒了应该怎么办？", "高血压患者饮食需要注意什么？"], answeredRows: 2, maxNewTokens: 8 },
-};
+/** The benchmarks' tiny stack with four steps: a whole pipeline in seconds. */
+export const tinyConfiguration = merged(tiny, { training: { maxSteps: 4 } });
 
 /** `{ dataset: "ran", … }`, with every stage of the answer. */
 export function actionsOf(answer: Answer): Record<string, string> {

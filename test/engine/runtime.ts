@@ -2,7 +2,7 @@ import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
 import type { TestProject } from "vitest/node";
-import { commandOf, eventually, processes } from "./processes";
+import { endWorkers } from "./processes";
 
 declare module "vitest" {
     interface ProvidedContext {
@@ -15,9 +15,7 @@ export default function setup(project: TestProject): () => Promise<void> {
     const folder = fs.mkdtempSync(path.join(os.tmpdir(), "retune-runtime-"));
     project.provide("runtime", folder);
     return async () => {
-        const workers = () => processes().filter((pid) => commandOf(pid).includes(`runner.py worker ${folder}/`));
-        for (const pid of workers()) process.kill(pid);
-        await eventually("the workers end", () => workers().length === 0);
+        await endWorkers(folder);
         fs.rmSync(folder, { recursive: true, force: true });
     };
 }

@@ -1,5 +1,5 @@
 // Plays the engine to the real provider: starts it as the engine does, speaks its protocol over gRPC, and takes the lines
-// that it logs. Where a stage needs LLaMA-Factory, the Python environment is a stand-in (stand-in/).
+// that it logs. Where a stage needs LLaMA-Factory, the Python environment is a stand-in (../stand-in/).
 import { execFileSync, spawn, type ChildProcess } from "node:child_process";
 import { chmodSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -64,7 +64,7 @@ export class Rig {
         const bin = path.join(pythonEnvironment(), "bin");
         vi.unstubAllEnvs();
         mkdirSync(bin, { recursive: true });
-        const modules = path.join(import.meta.dirname, "stand-in");
+        const modules = path.join(import.meta.dirname, "..", "stand-in");
         const script = `#!/bin/sh\nPYTHONPATH="${modules}" PYTHONDONTWRITEBYTECODE=1 exec "${python}" "$@"\n`;
         writeFileSync(path.join(bin, "python"), script);
         chmodSync(path.join(bin, "python"), 0o755);
