@@ -61,7 +61,7 @@ export const dataset: Stage<Inputs> = {
     work({ recipe, source, limit, split, resolved }) {
         return {
             on: "client",
-            inPreview: "file" in source,
+            inPreview: "file" in source ? "run" : "unknown",
             async run({ folder, progress }) {
                 const { convert } = await import("../datasets/convert");
                 const fetched = resolved ?? (await resolveSource(source));

@@ -99,12 +99,19 @@ export const model: Stage<Inputs> = {
         if ("folder" in source) {
             return {
                 on: "client",
-                inPreview: false,
+                // The artifact is a copy: its digest is that of the folder.
+                inPreview: async () => {
+                    const files = await modelFiles(source.folder);
+                    return { digest: await folderDigest(source.folder), metrics: { files: files.length } };
+                },
                 async run({ folder, progress }) {
                     progress(`copying ${source.folder}`);
                     const files = await modelFiles(source.folder);
                     for (const file of files) {
                         await fs.promises.copyFile(path.join(source.folder, file), path.join(folder, file));
+                    }
+                    if ((await folderDigest(source.folder)) !== content?.["folder"]) {
+                        throw new UserError(`${source.folder} was changed while it was read: run \`npm run up\` again`);
                     }
                     return { files: files.length };
                 },

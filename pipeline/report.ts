@@ -39,7 +39,7 @@ export const report: Stage<Inputs> = {
     work({ stack, notice, keys }) {
         return {
             on: "client",
-            inPreview: false,
+            inPreview: "unknown",
             async run(context) {
                 const { renderReport } = await import("./report/render");
                 const data = await gather(context, stack, notice, keys);

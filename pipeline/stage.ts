@@ -26,12 +26,18 @@ export type TargetRun = Omit<Job, "stage" | "limitSeconds"> & {
     readonly stays: boolean;
 };
 
+/** What can be told of a result before it is made. */
+export interface Foreseen {
+    readonly digest: string;
+    readonly metrics: Metrics;
+}
+
 /** How the result of a key comes about. */
 export type Work =
     | {
           readonly on: "client";
-          /** Whether a preview may do it, in a scratch folder, to know the digest: it must be quick and offline. */
-          readonly inPreview: boolean;
+          /** How a preview knows the result: it may do the work in a scratch folder, where that is quick and offline. */
+          readonly inPreview: "run" | "unknown" | (() => Promise<Foreseen>);
           run(context: ClientContext): Promise<Metrics>;
       }
     | {

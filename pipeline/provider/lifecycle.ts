@@ -10,7 +10,7 @@ import { duration } from "../duration";
 import type { Executor } from "../executor/executor";
 import { problemsOf, unknownKey } from "../fields";
 import { digestOfFiles, hasUnknown, listFiles, sha256, UNKNOWN, type Json, type JsonObject } from "../identity";
-import { identityOf, stageKey, type ClientContext, type SessionEntry, type Stage } from "../stage";
+import { identityOf, stageKey, type Foreseen, type SessionEntry, type Stage } from "../stage";
 import { stages } from "../stages";
 import { Mirror } from "../store/mirror";
 import { readJson, writeJson, type Metrics, type Result, type Store } from "../store/store";
@@ -128,13 +128,15 @@ export class Lifecycle {
         const mirror = work.on === "target" ? this.mirrorOf(inputs) : undefined;
         const stored = (await this.store.find(key)) ?? (await mirror?.entry(key));
         if (stored !== undefined) return this.outputs(stage, stored, "would-reuse");
-        if (work.on === "client" && work.inPreview) {
+        if (work.on === "client" && work.inPreview !== "unknown") {
             const progress = (text: string): void => {
                 this.log(urn, text, { ephemeral: true });
             };
-            const made = await tryInScratch(key, (folder) =>
-                work.run({ folder, store: this.store, progress, session: this.session } satisfies ClientContext),
-            );
+            const context = { store: this.store, progress, session: this.session };
+            const made =
+                work.inPreview === "run"
+                    ? await tryInScratch(key, (folder) => work.run({ ...context, folder }))
+                    : await work.inPreview();
             return { ...this.outputs(stage, { key, ...made }, "would-run"), uri: UNKNOWN };
         }
         return { ...unknown, key, run: runName(key), action: "would-run" };
@@ -178,7 +180,9 @@ export class Lifecycle {
         const result = await this.store.result(key);
         const damage =
             result?.at === undefined ? await this.store.damage(digest) : await this.absence(urn, inputs, result);
-        return damage === undefined ? rest : { ...rest, drift: damage };
+        // The home may have been moved.
+        const now = result === undefined ? rest : { ...rest, uri: uriOf(result, this.store) };
+        return damage === undefined ? now : { ...now, drift: damage };
     }
 
     /** Whether an artifact that has stayed on a target is still there. A target that does not answer tells nothing. */
@@ -243,12 +247,12 @@ function uriOf(result: ResultInPreview, store: Store): string {
         : pathToFileURL(path.join(store.runFolder(result.key), "out")).href;
 }
 
-type ResultInPreview = Result | Pick<Result, "key" | "digest" | "metrics">;
+type ResultInPreview = Result | ({ readonly key: string } & Foreseen);
 
 /** The digest and metrics that a client's work would have, remembered in the cache: previews are made often. */
-async function tryInScratch(key: string, make: (folder: string) => Promise<Metrics>) {
+async function tryInScratch(key: string, make: (folder: string) => Promise<Metrics>): Promise<Foreseen> {
     const memory = path.join(cache(), "previews", `${sha256(key).slice(0, 32)}.json`);
-    const remembered = await readJson<{ digest: string; metrics: Metrics }>(memory);
+    const remembered = await readJson<Foreseen>(memory);
     if (remembered !== undefined) return remembered;
     const folder = await fs.promises.mkdtemp(path.join(os.tmpdir(), "retune-preview-"));
     try {

@@ -416,3 +416,19 @@ test("a model's folder is copied on the client, without anything of it that coul
         ...["config.json", "model.safetensors", "tokenizer.json"],
     ]);
 });
+
+test("a model's folder that was changed since its digest was taken is not stored under that digest", async () => {
+    const rig = rigForTest();
+    const provider = await rig.start();
+    const folder = path.join(rig.folder, "weights");
+    mkdirSync(folder);
+    for (const name of ["config.json", "tokenizer.json"]) writeFileSync(path.join(folder, name), "{}");
+    writeFileSync(path.join(folder, "model.safetensors"), Buffer.from([2, 0, 0, 0, 0, 0, 0, 0, 0x7b, 0x7d]));
+    const inputs = await checked(provider, "Model", { ...model, source: { folder } });
+    writeFileSync(path.join(folder, "tokenizer.json"), '{"another": 1}');
+    await expect(provider.create("Model", inputs)).rejects.toThrow(
+        `${folder} was changed while it was read: run \`npm run up\` again`,
+    );
+    writeFileSync(path.join(folder, "tokenizer.json"), "{}");
+    expect((await provider.create("Model", inputs)).outputs).toMatchObject({ action: "ran" });
+});
