@@ -78,8 +78,9 @@ export function ofTheModel({ recipe, row, limit, splitSeed, model, enableThinkin
 }
 
 function rowsOf({ recipe, row, limit, splitSeed }: Pick<Description, "recipe" | "row" | "limit" | "splitSeed">) {
-    // Of 40 rows 38 are kept.
-    return { instructed: recipe === "instructed", row, limit: Math.min(limit, 38), splitSeed };
+    // Of 40 rows 38 are kept; a lower limit keeps the first ones, and not the last, which has the variants.
+    const kept = Math.min(limit, 38);
+    return { instructed: recipe === "instructed", row: kept < 38 ? 0 : row, limit: kept, splitSeed };
 }
 
 const NOTICE = "A demonstration, not medical advice: answers can be wrong. With a complaint, see a doctor.";
