@@ -1,11 +1,14 @@
 import * as fs from "node:fs";
 import * as path from "node:path";
 import { Command } from "commander";
+import { executorFor } from "../pipeline/executor/executors";
 import { findRun } from "../pipeline/store/runs";
+import { Store } from "../pipeline/store/store";
 import { parseOrExplain } from "./arguments";
 import { home } from "./locations.cjs";
 
 const POLL = 300;
+const NOW = { cursor: 0, waitSeconds: 0 };
 
 /** `npm run logs -- RUN`: prints the log of a run and, while it goes on, what is added to it. */
 export async function logs(args: readonly string[]): Promise<number> {
@@ -17,10 +20,13 @@ export async function logs(args: readonly string[]): Promise<number> {
     const { key } = findRun(home(), name);
     const file = path.join(home(), "runs", key, "log");
     process.stdout.on("error", () => process.exit(0)); // `npm run logs -- RUN | head`
+    const { target } = findRun(home(), key);
+    const executor = target && executorFor(target, new Store(home()), (text) => process.stderr.write(`${text}\n`));
     let position = 0;
     for (;;) {
         // The state before the text: a run that has ended by then has written everything.
-        const { state } = findRun(home(), key);
+        const state = executor ? (await executor.status(key, NOW)).state : findRun(home(), key).state;
+        await executor?.copyLog(key);
         position = await copyFrom(file, position);
         if (state !== "queued" && state !== "running") return 0;
         await new Promise((resolve) => setTimeout(resolve, POLL));

@@ -6,14 +6,20 @@ import { parseOrExplain } from "./arguments";
 import { home } from "./locations.cjs";
 import { readStacks, type StackStatus } from "./stacks";
 
+/** Milliseconds for which another machine is waited for. */
+const PATIENCE = 5000;
+/** Seconds after which a word from another machine is no news. */
+const OLD = 20;
+
 /** `npm run status`: what the stacks hold and what runs, read from the files, without the engine. */
-export function status(args: readonly string[]): number {
+export async function status(args: readonly string[]): Promise<number> {
     const command = new Command("npm run status --")
         .description("stacks and runs on this machine")
         .option("--json", "one object on stdout", false);
     const options = parseOrExplain(command, args);
     if (options === undefined) return 0;
     const stacks = readStacks().filter(({ stages }) => stages.length > 0);
+    await Promise.all(listRuns(home()).filter(isActive).map(askTarget));
     const runs = listRuns(home());
     if (options["json"] === true) {
         process.stdout.write(`${JSON.stringify({ stacks: stacks.map(forJson), runs })}\n`);
@@ -21,7 +27,20 @@ export function status(args: readonly string[]): number {
     }
     const lines = [...stacks.flatMap((stack) => describeStack(stack, runs)), ...describeRuns(runs)];
     process.stdout.write(lines.length === 0 ? "No stack and no run yet: `npm run up`.\n" : `${lines.join("\n")}\n`);
+    if (runs.some((run) => isActive(run) && silence(run) !== undefined)) process.exit(0); // ssh is still trying
     return 0;
+}
+
+/** What is known of a run on another machine is as old as the last word from there: asks for a newer one. */
+async function askTarget({ key, target }: RunSummary): Promise<void> {
+    if (target === undefined) return;
+    const { executorFor } = await import("../pipeline/executor/executors");
+    const { Store } = await import("../pipeline/store/store");
+    const executor = executorFor(target, new Store(home()));
+    await Promise.race([
+        executor.status(key, { cursor: 0, waitSeconds: 0 }).catch(() => undefined),
+        new Promise((resolve) => setTimeout(resolve, PATIENCE).unref()),
+    ]);
 }
 
 function forJson({ stack, stages }: StackStatus) {
@@ -64,5 +83,12 @@ function progress(run: RunSummary): string {
     const step = run.step === undefined ? "" : `step ${run.step}/${run.steps ?? "?"}`;
     const loss = run.loss === undefined ? "" : `loss ${run.loss.toFixed(4)}`;
     const eta = run.etaSeconds === undefined ? "" : `${duration(run.etaSeconds)} left`;
-    return [step, loss, eta].filter((part) => part !== "").join(", ");
+    return [step, loss, eta, silence(run) ?? ""].filter((part) => part !== "").join(", ");
+}
+
+function silence({ target, heardAt }: RunSummary): string | undefined {
+    const age = Date.now() / 1000 - (heardAt ?? 0);
+    return target?.type === "ssh" && age > OLD
+        ? `as of ${duration(age)} ago: ${target.host} does not answer`
+        : undefined;
 }

@@ -19,7 +19,11 @@ import { Detached, ensure } from "./ensure";
 import { secretPaths, unwrapSecrets, withoutNulls } from "./values";
 
 /** Shows text at a resource. An ephemeral line is replaced by the next one, another stays until the end. */
-export type Log = (urn: string, text: string, options: { readonly ephemeral: boolean }) => void;
+export type Log = (
+    urn: string,
+    text: string,
+    options: { readonly ephemeral: boolean; readonly warning?: boolean },
+) => void;
 
 export interface Checked {
     readonly inputs: JsonObject;
@@ -208,7 +212,7 @@ export class Lifecycle {
 
     private executor(target: Target, urn: string): Executor {
         return this.executorFor(target, this.store, (text) => {
-            this.log(urn, text, { ephemeral: true });
+            this.log(urn, text, { ephemeral: false, warning: true });
         });
     }
 

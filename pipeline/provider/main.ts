@@ -14,18 +14,18 @@ const SECOND = 1000;
 function engineLog(address: string | undefined): Log {
     if (address === undefined) return () => undefined;
     const engine = new EngineClient(address, grpc.credentials.createInsecure());
-    const send = (urn: string, text: string, ephemeral: boolean): void => {
+    const send = (urn: string, text: string, ephemeral: boolean, warning = false): void => {
         const request = new LogRequest()
-            .setSeverity(LogSeverity.INFO)
+            .setSeverity(warning ? LogSeverity.WARNING : LogSeverity.INFO)
             .setUrn(urn)
             .setMessage(text)
             .setEphemeral(ephemeral);
         engine.log(request, () => undefined); // an engine that is gone needs no lines
     };
     const waiting = new Map<string, { text?: string }>();
-    return (urn, text, { ephemeral }) => {
+    return (urn, text, { ephemeral, warning }) => {
         if (!ephemeral) {
-            send(urn, text, false);
+            send(urn, text, false, warning);
             return;
         }
         const slot = waiting.get(urn);

@@ -433,7 +433,7 @@ def execute(run: Run, job: dict, begin: float, earlier: float):
         return "stopped", "stopped while it was queued"
     left = (job.get("limitSeconds") or float("inf")) - earlier
     if left <= 0:
-        return "failed", f"it has used up its limit of {hours(job['limitSeconds'])}: raise target.limits to go on"
+        return "failed", f"it has used up its limit of {in_words(job['limitSeconds'])}: raise target.limits to go on"
     run.set_state("running", startedAt=begin)
     prepare(run, job)
     kills = memory_kills()
@@ -496,8 +496,10 @@ def device_lock(run: Run):
         yield
 
 
-def hours(seconds: float) -> str:
-    return f"{seconds / 3600:.4g} h"
+def in_words(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"
 
 
 def prepare(run: Run, job: dict) -> None:
@@ -901,7 +903,7 @@ def converse(run: Run, job: dict, seconds: float, kills: int):
             if received.endswith(b"\n"):
                 return json.loads(received)["exit"], why and f"{why}; a checkpoint was saved"
         if asked is None and time.monotonic() > until:
-            why = f"stopped at its limit of {hours(job['limitSeconds'])}"
+            why = f"stopped at its limit of {in_words(job['limitSeconds'])}"
             (run.folder / "stop").touch()
         if asked is None and (run.folder / "stop").exists():
             asked = uptime()

@@ -1,5 +1,6 @@
 import * as fs from "node:fs";
 import * as path from "node:path";
+import type { Target } from "../../infra/target";
 import type { RunEvent, RunState } from "../executor/executor";
 import { UserError } from "../user-error";
 
@@ -20,6 +21,9 @@ export interface RunSummary {
     readonly steps?: number;
     readonly loss?: number;
     readonly etaSeconds?: number;
+    /** Of a run on another machine: where it is, and when it was last heard of. */
+    readonly target?: Target;
+    readonly heardAt?: number;
 }
 
 interface JobFile {
@@ -36,7 +40,12 @@ interface StateFile {
     readonly queuedAt?: number;
     readonly startedAt?: number | null;
     readonly finishedAt?: number | null;
+    readonly target?: Target;
+    readonly heardAt?: number;
+    readonly progress?: Progress;
 }
+
+type Progress = Extract<RunEvent, { type: "progress" }>;
 
 /** All runs of a home on this machine, newest first. */
 export function listRuns(home: string): RunSummary[] {
@@ -60,7 +69,8 @@ function readRun(home: string, key: string): RunSummary | undefined {
     const job = parse(path.join(folder, "job.json")) as JobFile | undefined;
     if (state === undefined || job === undefined) return undefined;
     const active = state.state === "queued" || state.state === "running";
-    const lost = active && !ownerAlive(state);
+    const remote = state.target !== undefined;
+    const lost = active && !remote && !ownerAlive(state);
     const reason = lost ? "its process is gone without a result" : state.reason;
     return {
         key,
@@ -72,7 +82,9 @@ function readRun(home: string, key: string): RunSummary | undefined {
         queuedAt: state.queuedAt ?? null,
         startedAt: state.startedAt ?? null,
         finishedAt: state.finishedAt ?? null,
-        ...progressOf(path.join(folder, "events.jsonl"), active && !lost),
+        ...(remote ? shown(state.progress) : progressOf(path.join(folder, "events.jsonl"), active && !lost)),
+        ...(state.target === undefined ? {} : { target: state.target }),
+        ...(state.heardAt === undefined ? {} : { heardAt: state.heardAt }),
     };
 }
 
@@ -98,8 +110,13 @@ function progressOf(file: string, active: boolean): Partial<RunSummary> {
     const done = first === undefined ? 0 : last.step - first.step;
     const perStep = first !== undefined && done > 0 ? (last.time - first.time) / done : undefined;
     const eta = active && perStep !== undefined ? { etaSeconds: Math.round(perStep * (last.steps - last.step)) } : {};
-    const loss = last.loss === undefined ? {} : { loss: last.loss };
-    return { phase: last.phase, step: last.step, steps: last.steps, ...loss, ...eta };
+    return { ...shown(last), ...eta };
+}
+
+function shown(last: Progress | undefined): Partial<RunSummary> {
+    if (last === undefined) return {};
+    const { phase, step, steps, loss } = last;
+    return { phase, step, steps, ...(loss === undefined ? {} : { loss }) };
 }
 
 function parse(file: string): unknown {

@@ -55,7 +55,7 @@ export class Link {
 
     private join(client: net.Socket): void {
         const host = net.connect(this.to, "127.0.0.1");
-        let left = this.cutEvery === 0 ? Infinity : this.cutEvery;
+        let passed = 0;
         const end = (): void => {
             client.destroy();
             host.destroy();
@@ -67,15 +67,16 @@ export class Link {
             this.sockets.add(from);
             if (this.frozen) from.pause();
             from.on("data", (block: Buffer) => {
+                const left = this.cutEvery === 0 ? Infinity : Math.max(0, this.cutEvery - passed);
                 const part = block.subarray(0, left);
-                left -= part.length;
+                passed += block.length;
                 if (!into.write(part)) {
                     from.pause();
                     into.once("drain", () => {
                         if (!this.frozen) from.resume();
                     });
                 }
-                if (left <= 0) {
+                if (block.length >= left) {
                     this.cuts += 1;
                     into.end();
                     end();

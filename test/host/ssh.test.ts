@@ -103,6 +103,23 @@ describe.skipIf(withoutSshd !== undefined)(`SSH executor${withoutSshd ? ` (skipp
             await link.dispose();
         }
     });
+
+    test("a run that reaches its limit saves what it has; without a higher limit it goes no further", async () => {
+        const ssh = executor();
+        const body = "while not pathlib.Path('../stop').exists(): time.sleep(0.02)\nraise SystemExit(75)";
+        const first = await follow(ssh, await submit(ssh, body, {}, 0.5));
+        expect(first).toMatchObject({
+            state: "stopped",
+            reason: "stopped at its limit of 0.5 s; a checkpoint was saved",
+        });
+        const second = await follow(ssh, await submit(ssh, body, {}, 0.5));
+        expect(second).toMatchObject({
+            state: "failed",
+            reason: "it has used up its limit of 0.5 s: raise target.limits to go on",
+        });
+        const third = await follow(ssh, await submit(ssh, body, {}, 1.5));
+        expect(third).toMatchObject({ state: "stopped", attempt: 3 });
+    });
 });
 
 /** A program of the tests: some lines of Python around which there is what a program must do. */
@@ -117,7 +134,7 @@ ${body}
 `;
 }
 
-function submit(ssh: SshExecutor, body: string, inputs: Record<string, string> = {}) {
+function submit(ssh: SshExecutor, body: string, inputs: Record<string, string> = {}, limitSeconds?: number) {
     const supplies: Supplies = { programs: { "stub.py": program(body) }, secrets: {} };
     const job: Job = {
         key: sha256(body + JSON.stringify(inputs)),
@@ -131,6 +148,7 @@ function submit(ssh: SshExecutor, body: string, inputs: Record<string, string> =
         preload: [],
         environment: {},
         hub: false,
+        limitSeconds,
     };
     return ssh.submit(job, supplies, false);
 }

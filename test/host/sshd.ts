@@ -3,7 +3,7 @@ import * as fs from "node:fs";
 import * as net from "node:net";
 import * as os from "node:os";
 import * as path from "node:path";
-import { childrenOf, commandOf, eventually } from "../engine/processes";
+import { childrenOf, commandOf, eventually, processes } from "../engine/processes";
 
 const SSHD = "/usr/sbin/sshd";
 
@@ -60,9 +60,9 @@ export class Sshd {
         return { type: "ssh", host: "127.0.0.1", port, user, hostKey, identity, home: path.join(this.folder, "home") };
     }
 
-    /** How many connections have been let in so far. */
-    get logins(): number {
-        return this.log().match(/^Accepted publickey /gm)?.length ?? 0;
+    /** How many commands it has started so far, over however many connections. */
+    get commands(): number {
+        return this.log().match(/^Starting session: /gm)?.length ?? 0;
     }
 
     log(): string {
@@ -95,8 +95,31 @@ export class Sshd {
         await eventually("sshd is gone", async () => !(await isListening(this.port)));
     }
 
+    /** The programs that the host's workers have forked. */
+    private programs(): number[] {
+        const workers = processes().filter((pid) => commandOf(pid).includes(`.py worker ${this.runtime}/`));
+        return workers.flatMap((worker) => childrenOf(worker)).filter((pid) => workers.includes(pid));
+    }
+
+    /** Stops the clock of what runs on the host: it is still running, but gets no further. */
+    pause(): void {
+        for (const pid of this.programs()) process.kill(pid, "SIGSTOP");
+    }
+
+    resume(): void {
+        for (const pid of this.programs()) process.kill(pid, "SIGCONT");
+    }
+
+    /** A file below the host's RETUNE_HOME. */
+    at(...parts: readonly string[]): string {
+        return path.join(this.folder, "home", ...parts);
+    }
+
     async dispose(): Promise<void> {
         await this.down();
+        const workers = () => processes().filter((pid) => commandOf(pid).includes(`.py worker ${this.runtime}/`));
+        for (const pid of workers()) process.kill(pid);
+        await eventually("the host's workers end", () => workers().length === 0);
         fs.rmSync(this.folder, { recursive: true, force: true, maxRetries: 5 });
     }
 }
