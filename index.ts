@@ -1,13 +1,15 @@
 // A fine-tune as infrastructure: configuration → target → stages → outputs. Read it like a table of contents; what a
 // stage does is in the file of its name in pipeline/.
 import { getStack } from "@pulumi/pulumi/metadata.js";
+import { targetOf } from "./infra/targets";
 import { readConfiguration } from "./pipeline/configuration";
 import { baseOf } from "./pipeline/model";
 import { Dataset, Evaluation, Export, Model, Report, Training } from "./pipeline/resources";
 
 Error.stackTraceLimit = 0; // 40 % of what the SDK costs per resource
 
-const { target, ...configuration } = readConfiguration();
+const { target: declared, ...configuration } = readConfiguration();
+const target = targetOf(declared, configuration.training.precision);
 const { template, enableThinking } = configuration.model;
 const { recipe } = configuration.dataset;
 const chat = { template, ...(enableThinking === undefined ? {} : { enableThinking }) };

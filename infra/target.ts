@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { isObject } from "../pipeline/identity";
-import { expecting, group, integer, notOneOf, number, text } from "../pipeline/fields";
+import { expecting, group, integer, notOneOf, number, oneOf, text } from "../pipeline/fields";
 
 /** Reaches what every target has. */
 const common = {
@@ -45,6 +45,17 @@ const ssh = {
     home: text("a path on the host").default(".retune"),
     /** Python of an environment with LLaMA-Factory that is already on the host. */
     python: text("the path of a Python on the host").optional(),
+    gpu: oneOf(["required", "none"]).default("required"),
+    /** Branch of the driver in Ubuntu's archive, where none is installed yet. */
+    driver: text("a branch such as 580-server-open").optional(),
+    /** Where something compiles on the host. */
+    cudaToolkit: text("a version such as 12.8").optional(),
+    /** Other places for the same bytes, such as China's. */
+    mirrors: group({
+        miniforge: text("the folder of Miniforge's releases").optional(),
+        conda: text("the folder that holds the channel conda-forge").optional(),
+        pypi: text("an index of Python packages").optional(),
+    }).optional(),
     ...common,
 };
 

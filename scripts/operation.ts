@@ -151,8 +151,8 @@ function judge(ended: Ended, outcomes: Outcomes, stages: readonly StageOutcome[]
 /** What to say about a failure that no stage has said yet. */
 function problemOf(ended: Ended, outcomes: Outcomes): string | undefined {
     if (ended.programError !== undefined) return ended.programError.message;
-    if (outcomes.hasStageErrors()) return undefined;
-    return outcomes.errors.filter((text) => text !== "update failed").join("\n") || explainCli(ended.stderr);
+    const others = outcomes.errors.filter((text) => text !== "update failed").join("\n");
+    return others || (outcomes.hasStageErrors() ? undefined : explainCli(ended.stderr));
 }
 
 function closing(

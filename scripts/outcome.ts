@@ -128,6 +128,11 @@ export class Outcomes {
             this.errors.push(text);
             return;
         }
+        const [, , type = "", name = ""] = urn.split("::");
+        if (!type.startsWith("finetune:")) {
+            this.errors.push(`${name}: ${tidy(text)}`);
+            return;
+        }
         const said = this.errorsByUrn.get(urn) ?? [];
         this.errorsByUrn.set(urn, [...said, tidy(text)]);
         // A refused input has no event of a failed step.

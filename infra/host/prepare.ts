@@ -21,11 +21,11 @@ export interface HostSettings {
     /** Other places for the same bytes. Not for passwords: they are kept in the state as they are. */
     readonly mirrors?: {
         /** Folder of Miniforge's releases. */
-        readonly miniforge?: string;
+        readonly miniforge?: string | undefined;
         /** Folder that holds the channel conda-forge. */
-        readonly conda?: string;
+        readonly conda?: string | undefined;
         /** Index of Python packages. */
-        readonly pypi?: string;
+        readonly pypi?: string | undefined;
     };
 }
 

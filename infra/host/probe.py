@@ -1,6 +1,7 @@
 """What a host is: one JSON object of facts, none of them judged. Changes nothing; standard library only.
 
-Argument: RETUNE_HOME of the host, relative to the user's home directory. What cannot be found out is null.
+Arguments: RETUNE_HOME of the host, relative to the user's home directory; the environment's Python, where it is not the
+one that the preparation makes. What cannot be found out is null.
 """
 
 import json
@@ -137,6 +138,7 @@ def root():
 
 def main():
     home = Path.home() / (sys.argv[1] if len(sys.argv) > 1 else ".retune")
+    python = Path(sys.argv[2]) if len(sys.argv) > 2 else home / "miniforge/envs/llama-factory/bin/python"
     here = home
     while not here.exists():
         here = here.parent
@@ -152,7 +154,7 @@ def main():
         "gpus": gpus(),
         "nouveau": any(line.startswith("nouveau ") for line in (read("/proc/modules") or "").splitlines()),
         "secureBoot": secure_boot(),
-        "environment": environment(home / "miniforge" / "envs" / "llama-factory"),
+        "environment": environment(python.parents[1]),
         "diskFreeMiB": shutil.disk_usage(here).free // 2**20,
         "memory": memory(),
         "timers": timers(),

@@ -187,6 +187,19 @@ export class SshExecutor implements Executor {
         await fs.promises.rm(incoming, { recursive: true, force: true });
     }
 
+    /** Runs a Python program on the host and answers what it prints; `args` are no secrets. */
+    async execute(program: string, args: readonly string[]): Promise<string> {
+        const command = ["python3", "-", ...args].map(quote).join(" ");
+        const ended = await this.patiently(() =>
+            this.once(`exec ${command}`, async (stdin, answers) => {
+                stdin.end(program);
+                return answers.text();
+            }),
+        );
+        if (ended.code !== 0) throw this.refused("look at itself", ended);
+        return ended.value;
+    }
+
     /** Leaves the run's state here for those who ask without the engine. */
     private async note(status: RunStatus): Promise<void> {
         const { key, state, reason, attempt, queuedAt, startedAt, finishedAt } = status;

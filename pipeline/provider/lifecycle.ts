@@ -31,6 +31,9 @@ export interface Checked {
     readonly failures: readonly string[];
 }
 
+/** What Pulumi asks of a resource. */
+export type ResourceLifecycle = Pick<Lifecycle, "check" | "diff" | "preview" | "apply" | "read" | "delete">;
+
 /** The update was cancelled. `outputs` are what the state shall say: never anything of the half-made run. */
 export class Interrupted extends Error {
     constructor(readonly outputs: JsonObject) {

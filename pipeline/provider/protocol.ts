@@ -9,10 +9,14 @@ import { Status } from "@pulumi/pulumi/proto/status_pb.js";
 import type { Change } from "../changes";
 import type { JsonObject } from "../identity";
 import { UserError } from "../user-error";
-import { Interrupted, type Lifecycle } from "./lifecycle";
+import { Interrupted, type Lifecycle, type ResourceLifecycle } from "./lifecycle";
 
-/** Pulumi's resource provider protocol, served by a Lifecycle. Facts about it are in the engine's own tests. */
-export function serveProvider(server: grpc.Server, lifecycle: Lifecycle): void {
+/**
+ * Pulumi's resource provider protocol: stages are served by one lifecycle, hosts by another. Facts about it are in the
+ * engine's own tests.
+ */
+export function serveProvider(server: grpc.Server, stages: Lifecycle, hosts: ResourceLifecycle): void {
+    const of = (urn: string): ResourceLifecycle => (urn.includes("finetune:infra:Host::") ? hosts : stages);
     const answer =
         <Request, Response>(handle: (request: Request) => Promise<Response> | Response) =>
         (call: grpc.ServerUnaryCall<Request, Response>, done: grpc.sendUnaryData<Response>): void => {
@@ -49,7 +53,7 @@ export function serveProvider(server: grpc.Server, lifecycle: Lifecycle): void {
         ),
 
         check: answer(async (request: messages.CheckRequest) => {
-            const { inputs, failures } = await lifecycle.check(
+            const { inputs, failures } = await of(request.getUrn()).check(
                 request.getUrn(),
                 json(request.getNews()),
                 optional(request.getOlds()),
@@ -60,7 +64,7 @@ export function serveProvider(server: grpc.Server, lifecycle: Lifecycle): void {
         }),
 
         diff: answer((request: messages.DiffRequest) => {
-            const changes = lifecycle.diff(
+            const changes = of(request.getUrn()).diff(
                 request.getUrn(),
                 json(request.getOldInputs()),
                 json(request.getOlds()),
@@ -79,11 +83,11 @@ export function serveProvider(server: grpc.Server, lifecycle: Lifecycle): void {
             const urn = request.getUrn();
             const inputs = json(request.getProperties());
             if (request.getPreview()) {
-                return response.setProperties(struct(await lifecycle.preview(urn, inputs, undefined, undefined)));
+                return response.setProperties(struct(await of(urn).preview(urn, inputs, undefined, undefined)));
             }
             // The id never changes, not even with the key: a stage reruns in place.
             const id = urn.slice(urn.lastIndexOf("::") + 2);
-            const outputs = await orInitFailure(id, inputs, () => lifecycle.apply(urn, inputs, undefined));
+            const outputs = await orInitFailure(id, inputs, () => of(urn).apply(urn, inputs, undefined));
             return response.setId(id).setProperties(struct(outputs));
         }),
 
@@ -93,13 +97,13 @@ export function serveProvider(server: grpc.Server, lifecycle: Lifecycle): void {
             const inputs = json(request.getNews());
             const olds = json(request.getOlds());
             const outputs = request.getPreview()
-                ? await lifecycle.preview(urn, inputs, olds, json(request.getOldInputs()))
-                : await orInitFailure(request.getId(), inputs, () => lifecycle.apply(urn, inputs, olds));
+                ? await of(urn).preview(urn, inputs, olds, json(request.getOldInputs()))
+                : await orInitFailure(request.getId(), inputs, () => of(urn).apply(urn, inputs, olds));
             return response.setProperties(struct(outputs));
         }),
 
         read: answer(async (request: messages.ReadRequest) => {
-            const outputs = await lifecycle.read(
+            const outputs = await of(request.getUrn()).read(
                 request.getUrn(),
                 json(request.getInputs()),
                 json(request.getProperties()),
@@ -111,12 +115,12 @@ export function serveProvider(server: grpc.Server, lifecycle: Lifecycle): void {
         }),
 
         delete: answer(async (request: messages.DeleteRequest) => {
-            await lifecycle.delete(request.getUrn(), json(request.getOldInputs()));
+            await of(request.getUrn()).delete(request.getUrn(), json(request.getOldInputs()));
             return new Empty();
         }),
 
         cancel: answer(() => {
-            lifecycle.cancel();
+            stages.cancel();
             return new Empty();
         }),
     };

@@ -23,7 +23,7 @@ describe.skipIf(withoutSshd !== undefined)(
         test("the whole pipeline runs there, and its results come here; the base model stays", async () => {
             const { code, answer, actions, stderr } = await rig.json("up");
             expect({ code, stderr: code === 0 ? "" : stderr }).toEqual({ code: 0, stderr: "" });
-            expect(actions).toEqual(all("ran"));
+            expect(actions).toEqual({ host: "ran", ...all("ran") });
             const { model = "", training = "", export: merged = "" } = digestsOf(answer);
             const host = path.join(sshd.folder, "home", "store");
             for (const digest of [model, training, merged]) expect(fs.existsSync(path.join(host, digest))).toBe(true);
@@ -35,9 +35,9 @@ describe.skipIf(withoutSshd !== undefined)(
         test("a second up changes nothing and asks the host nothing", async () => {
             const before = sshd.commands;
             const { actions } = await rig.json("up");
-            expect(actions).toEqual(all("unchanged"));
+            expect(actions).toEqual({ host: "unchanged", ...all("unchanged") });
             const preview = await rig.json("preview");
-            expect(preview.actions).toEqual(all("unchanged"));
+            expect(preview.actions).toEqual({ host: "unchanged", ...all("unchanged") });
             expect(sshd.commands).toBe(before);
         });
 
@@ -51,12 +51,18 @@ describe.skipIf(withoutSshd !== undefined)(
 
                 rig.configure({ target: { ...other.target, python }, training: { learningRate: 0.02 } });
                 const changed = await rig.json("up");
-                expect(changed.actions).toEqual(all("ran", { dataset: "unchanged", model: "unchanged" }));
+                expect(changed.actions).toEqual({
+                    host: "unchanged",
+                    ...all("ran", { dataset: "unchanged", model: "unchanged" }),
+                });
 
                 // Back again, on either host: everything is known here.
                 rig.configure({ target: { ...sshd.target, python } });
                 const back = await rig.json("up");
-                expect(back.actions).toEqual(all("cached", { dataset: "unchanged", model: "unchanged" }));
+                expect(back.actions).toEqual({
+                    host: "ran",
+                    ...all("cached", { dataset: "unchanged", model: "unchanged" }),
+                });
             } finally {
                 await other.dispose();
             }

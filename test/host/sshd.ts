@@ -57,7 +57,16 @@ export class Sshd {
     get target() {
         const { hostKey, identity, port } = this;
         const user = os.userInfo().username;
-        return { type: "ssh", host: "127.0.0.1", port, user, hostKey, identity, home: path.join(this.folder, "home") };
+        return {
+            type: "ssh",
+            host: "127.0.0.1",
+            port,
+            user,
+            hostKey,
+            identity,
+            gpu: "none",
+            home: path.join(this.folder, "home"),
+        };
     }
 
     /** How many commands it has started so far, over however many connections. */
