@@ -129,7 +129,7 @@ export class Outcomes {
             return;
         }
         const [, , type = "", name = ""] = urn.split("::");
-        if (!type.startsWith("finetune:")) {
+        if (type.split("$").at(-1)?.startsWith("finetune:") !== true) {
             this.errors.push(`${name}: ${tidy(text)}`);
             return;
         }

@@ -2,7 +2,7 @@ import * as fs from "node:fs";
 import * as path from "node:path";
 import type { Input, Output } from "@pulumi/pulumi";
 import { FileAsset } from "@pulumi/pulumi/asset/asset.js";
-import { all, output } from "@pulumi/pulumi/output.js";
+import { all, output, unsecret } from "@pulumi/pulumi/output.js";
 import type { CustomResourceOptions, Resource } from "@pulumi/pulumi/resource.js";
 import { sha256 } from "../../pipeline/identity";
 import { project } from "../../scripts/locations.cjs";
@@ -18,6 +18,8 @@ export interface HostSettings {
     readonly driver?: string;
     /** Version of the CUDA toolkit, such as 12.8, where something compiles on the host. */
     readonly cudaToolkit?: string;
+    /** Another release of Miniforge than the one that was tried, with its digest. */
+    readonly miniforge?: { readonly version: string; readonly sha256: string };
     /** Other places for the same bytes. Not for passwords: they are kept in the state as they are. */
     readonly mirrors?: {
         /** Folder of Miniforge's releases. */
@@ -58,7 +60,7 @@ export function prepareHost(
         ...one,
     }));
     // Another machine at the same address has to be prepared as well; the same one at another address has been.
-    const machine = reached.apply(({ hostKey }) => sha256(hostKey));
+    const machine = unsecret(reached.apply(({ hostKey }) => sha256(hostKey)));
     const files = lockFiles();
     const commands = new Map<Step, RemoteCommand>();
     let before: Resource[] = [];
@@ -106,7 +108,7 @@ function remoteLock({ home }: HostSettings, { digest }: Files): string {
 
 /** What a script reads, and no more: a setting that it does not read must not run it again. */
 export function variables(step: Step, settings: HostSettings, files: Files = lockFiles()): Variables {
-    const { home, gpu, mirrors = {} } = settings;
+    const { home, gpu, mirrors = {}, miniforge = MINIFORGE } = settings;
     const common = { HOME: home };
     const wheel = { GPU: gpu, MINIMUM_DRIVER: minimumDriver(WHEEL.cuda) };
     switch (step) {
@@ -122,8 +124,8 @@ export function variables(step: Step, settings: HostSettings, files: Files = loc
         case "miniforge":
             return {
                 ...common,
-                MINIFORGE_VERSION: MINIFORGE.version,
-                MINIFORGE_SHA256: MINIFORGE.sha256,
+                MINIFORGE_VERSION: miniforge.version,
+                MINIFORGE_SHA256: miniforge.sha256,
                 MINIFORGE_URL: mirrors.miniforge ?? MINIFORGE.url,
                 CONDA_MIRROR: mirrors.conda ?? "",
             };

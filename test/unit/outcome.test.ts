@@ -194,6 +194,18 @@ test("errors of the stack belong to no stage; warnings and lines of progress are
     expect(outcomes.hasStageErrors()).toBe(false);
 });
 
+test("an error of a resource that is no stage is kept with its name, whatever the resource belongs to", () => {
+    const of = (type: string) => `urn:pulumi:dev::retune::${type}::host-driver`;
+    const outcomes = after(
+        "up",
+        error("creating failed: no driver", of("command:remote:Command")),
+        error("gone", of("finetune:infra:Host$command:remote:Command")),
+        error("creating failed: no", of("aws:ec2/vpc:Vpc$finetune:infra:Host")),
+    );
+    expect(outcomes.errors).toEqual(["host-driver: no driver", "host-driver: gone"]);
+    expect(outcomes.hasStageErrors()).toBe(true);
+});
+
 test("the stack's outputs are the program's; the stages come in its order, and resources of others are left out", () => {
     const stackStep = { ...step("same", { new: { outputs: { report: "file:///r" } } }), type: "pulumi:pulumi:Stack" };
     const other = { ...step("create", { new: {} }), type: "aws:ec2/instance:Instance", urn: "urn::host" };
