@@ -112,9 +112,9 @@ describe.skipIf(withoutSshd !== undefined)(`preparing a host${withoutSshd ? ` (s
     });
 
     test("a second update opens no connection", async () => {
-        const before = sshd.logins;
+        const before = sshd.commands;
         expect(await up()).toMatchObject({ code: 0, ran: [] });
-        expect(sshd.logins).toBe(before);
+        expect(sshd.commands).toBe(before);
     });
 
     test("the private key is in no file of the state, nor of the host", () => {
