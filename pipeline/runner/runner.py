@@ -819,10 +819,16 @@ def hello(home: Path) -> dict:
 # --- the worker -------------------------------------------------------------------------------------------------------
 
 
+def interpreter(job: dict) -> Path:
+    """The job's Python, in the environment that the path leads to now: its name may move on to a newer one."""
+    python = Path(job["python"])
+    return python.parent.resolve() / python.name
+
+
 def worker_address(job: dict) -> Path:
     """Jobs share a worker when their environment, its variables and the modules to import are the same."""
     inherited = {name: os.environ.get(name) for name in INHERITED}
-    parts = [job["python"], job["environment"], job["preload"], inherited, sha256(Path(__file__))]
+    parts = [str(interpreter(job)), job["environment"], job["preload"], inherited, sha256(Path(__file__))]
     identity = json.dumps(parts, sort_keys=True)
     return runtime_folder() / f"{hashlib.sha256(identity.encode()).hexdigest()[:24]}.sock"
 
@@ -837,11 +843,12 @@ def connect(job: dict) -> socket.socket:
         environment = {**os.environ, **job["environment"]}
         # Without its bytecode LLaMA-Factory takes 2.4 x as long to import.
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
-        if not Path(job["python"]).exists():
+        python = interpreter(job)
+        if not python.exists():
             raise FileNotFoundError(f"there is no Python environment at {job['python']}; npm run setup makes it")
         with address.with_suffix(".log").open("w") as log:
             worker = subprocess.Popen(
-                [job["python"], __file__, "worker", str(address), *job["preload"]],
+                [str(python), __file__, "worker", str(address), *job["preload"]],
                 env=environment,
                 cwd="/",
                 stdin=subprocess.DEVNULL,
