@@ -63,9 +63,9 @@ export interface RunStatus {
     readonly log?: string;
 }
 
-/** A run or an artifact, as garbage collection sees it. */
+/** A run, an artifact, or what a killed process has left of one, as garbage collection sees it. */
 export interface GarbageItem {
-    readonly what: "run" | "artifact";
+    readonly what: "run" | "artifact" | "leftover";
     /** Key of a run, digest of an artifact. */
     readonly name: string;
     readonly kind?: string | null;

@@ -380,7 +380,8 @@ def submit(home: Path, payload: dict) -> dict:
             supervise(run, payload["job"], spent)
         except BaseException as error:
             traceback.print_exc()
-            run.set_state("failed", attempt=attempt, finishedAt=now(), reason=explain(error))
+            if run.result() is None:  # else it has succeeded, and was interrupted while it tidied up
+                run.set_state("failed", attempt=attempt, finishedAt=now(), reason=explain(error))
         finally:
             run.secrets_file().unlink(missing_ok=True)
             os._exit(0)
@@ -647,7 +648,8 @@ def collect_garbage(home: Path, request: dict) -> dict:
     """Removes runs that are no root, not active and older than the grace period, then artifacts that no kept run has.
 
     `roots` says of keys why they stay. What a kept run took in stays with it. Every run and artifact is in the answer,
-    with its size in bytes and the reason; with `dryRun` nothing is removed.
+    with its size in bytes and the reason, and everything that a killed process has left in what is kept; with `dryRun`
+    nothing is removed.
     """
     runs = [Run(home, path.name) for path in (home / "runs").glob("*") if re.fullmatch(r"[0-9a-f]{64}", path.name)]
     # A clock that was put forward makes everything look old, and one that was put back makes new things future ones.
@@ -690,7 +692,40 @@ def collect_garbage(home: Path, request: dict) -> dict:
             shutil.rmtree(folder, ignore_errors=True)
             (home / "verified" / manifest.name).unlink(missing_ok=True)
         items.append(item)
+    for path, name in leftovers(home, [run for run in runs if run.key in reasons]):
+        kept = max(0, present - path.lstat().st_ctime) < request["graceSeconds"]
+        size = size_of(path) if is_folder(path) else path.lstat().st_size
+        why = f"a killed process has left {path.name}{', within the grace period' if kept else ''}"
+        items.append({"what": "leftover", "name": name, "size": size, "kept": kept, "why": why})
+        if not kept and not request["dryRun"]:
+            shutil.rmtree(path, ignore_errors=True) if is_folder(path) else path.unlink(missing_ok=True)
     return {"items": items, "freed": sum(item["size"] for item in items if not item["kept"])}
+
+
+def leftovers(home: Path, runs: list) -> list:
+    """What killed processes have left, with the run or artifact that it belongs to."""
+    # What a process writes it writes under a name with its pid first: .NAME.PID here, NAME.PID.N in the clients.
+    places = [(path, run.key) for run in runs for path in run.folder.iterdir()]
+    places += [(path, path.name.strip(".")[:64]) for part in ("store", "verified") for path in (home / part).glob("*")]
+    found = [
+        (path, name)
+        for path, name in places
+        if (pid := re.fullmatch(r"(?:\..+\.(\d+))|(?:.+\.(\d+)\.\d+)", path.name))
+        and started(int(pid[1] or pid[2])) is None
+        and not (path.name.startswith("out.") and is_folder(path))  # somebody's own, put aside
+    ]
+    for run in runs:
+        rest = [run.folder / name for name in ("work", "reserve") if (run.folder / name).exists()]
+        if rest and run.state()["state"] == "succeeded" and not run.is_locked():
+            found += [(path, run.key) for path in rest]
+    if not any(run.state()["state"] in ACTIVE for run in runs):  # else it may be about to get its manifest
+        artifacts = [path for path in (home / "store").glob("*") if re.fullmatch(r"[0-9a-f]{64}", path.name)]
+        found += [(path, path.name) for path in artifacts if not path.with_name(f"{path.name}.json").exists()]
+    return found
+
+
+def is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 def clock_put_forward(runs: list) -> float:
@@ -819,16 +854,10 @@ def hello(home: Path) -> dict:
 # --- the worker -------------------------------------------------------------------------------------------------------
 
 
-def interpreter(job: dict) -> Path:
-    """The job's Python, in the environment that the path leads to now: its name may move on to a newer one."""
-    python = Path(job["python"])
-    return python.parent.resolve() / python.name
-
-
 def worker_address(job: dict) -> Path:
     """Jobs share a worker when their environment, its variables and the modules to import are the same."""
     inherited = {name: os.environ.get(name) for name in INHERITED}
-    parts = [str(interpreter(job)), job["environment"], job["preload"], inherited, sha256(Path(__file__))]
+    parts = [job["python"], job["environment"], job["preload"], inherited, sha256(Path(__file__))]
     identity = json.dumps(parts, sort_keys=True)
     return runtime_folder() / f"{hashlib.sha256(identity.encode()).hexdigest()[:24]}.sock"
 
@@ -843,12 +872,11 @@ def connect(job: dict) -> socket.socket:
         environment = {**os.environ, **job["environment"]}
         # Without its bytecode LLaMA-Factory takes 2.4 x as long to import.
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
-        python = interpreter(job)
-        if not python.exists():
+        if not Path(job["python"]).exists():
             raise FileNotFoundError(f"there is no Python environment at {job['python']}; npm run setup makes it")
         with address.with_suffix(".log").open("w") as log:
             worker = subprocess.Popen(
-                [str(python), __file__, "worker", str(address), *job["preload"]],
+                [job["python"], __file__, "worker", str(address), *job["preload"]],
                 env=environment,
                 cwd="/",
                 stdin=subprocess.DEVNULL,

@@ -595,3 +595,75 @@ describe("an input that is not as it was made", () => {
         expect(readdirSync(path.join(home, "verified"))).toEqual([]);
     });
 });
+
+describe("what a killed process has left", () => {
+    const NO_PROCESS = 4_194_304; // beyond the largest number that Linux gives out
+    const lost = sha256("an artifact without its manifest");
+    const left = async (): Promise<Record<string, string>> => {
+        await submit(SUCCEED);
+        const { digest = "" } = (await ended()).result ?? {};
+        await until(() => !existsSync(path.join(runFolder(), "work")));
+        return Object.fromEntries(
+            [
+                ...[".state.json", ".job.json"].map((name) => path.join(runFolder(), `${name}.${NO_PROCESS}`)),
+                ...["work", "job.json"].map((name) => path.join(runFolder(), `${name}.${NO_PROCESS}.1`)),
+                path.join(home, "store", `.${digest}.json.${NO_PROCESS}`),
+                path.join(home, "store", `${digest}.${NO_PROCESS}.2`),
+                path.join(runFolder(), "work"),
+                path.join(runFolder(), "reserve"),
+                path.join(home, "store", lost),
+            ].map((place) => {
+                const isFolder = path.basename(place).startsWith("work") || path.basename(place) === lost;
+                if (isFolder) mkdirSync(place);
+                writeFileSync(isFolder ? path.join(place, "file") : place, "some bytes");
+                return [place, path.basename(place)];
+            }),
+        );
+    };
+
+    test("goes with garbage collection once it is past the grace, and a dry run tells", async () => {
+        const places = await left();
+        const leftover = (items: readonly GarbageItem[]) => items.filter((item) => item.what === "leftover");
+        const why = (grace: string) =>
+            Object.values(places)
+                .map((name) => `a killed process has left ${name}${grace}`)
+                .sort();
+        const fresh = leftover(await collect(14 * DAY));
+        expect(fresh.map((item) => item.why).sort()).toEqual(why(", within the grace period"));
+        expect(fresh.every((item) => item.kept)).toBe(true);
+        const pinned = { roots: { [key]: "pinned" }, graceSeconds: 0 };
+        for (const dryRun of [true, false]) {
+            const answer = await call(["gc"], JSON.stringify({ ...pinned, dryRun }));
+            const { items, freed } = answer as unknown as { items: GarbageItem[]; freed: number };
+            expect(
+                leftover(items)
+                    .map((item) => item.why)
+                    .sort(),
+            ).toEqual(why(""));
+            expect(new Set(leftover(items).map((item) => item.name))).toEqual(
+                new Set([key, lost, ...items.filter((item) => item.what === "artifact").map((item) => item.name)]),
+            );
+            expect(freed).toBe(Object.keys(places).length * "some bytes".length);
+            expect(Object.keys(places).filter((place) => existsSync(place))).toHaveLength(dryRun ? freed / 10 : 0);
+        }
+        expect(await status()).toMatchObject({ state: "succeeded" });
+        expect(readFileSync(path.join(runFolder(), "out", "answer.txt"), "utf8")).toBe("42");
+    });
+
+    test("is told from what lives, what a run resumes from, and what somebody has put there", async () => {
+        await submit(`Path("checkpoint").write_text("step 7"); sys.exit(1)`);
+        await ended();
+        const places = [
+            path.join(runFolder(), "work", "checkpoint"),
+            path.join(runFolder(), `job.json.${process.pid}.1`),
+            path.join(runFolder(), `out.${NO_PROCESS}.1`, "mine.txt"),
+            path.join(runFolder(), "notes.2024"),
+        ];
+        mkdirSync(path.dirname(places[2] ?? ""));
+        for (const place of places.slice(1)) writeFileSync(place, "");
+        const request = { roots: { [key]: "pinned" }, graceSeconds: 0, dryRun: false };
+        const answer = await call(["gc"], JSON.stringify(request));
+        expect(answer).toMatchObject({ items: [{ what: "run", kept: true, why: "pinned" }], freed: 0 });
+        expect(places.filter((place) => existsSync(place))).toEqual(places);
+    });
+});
