@@ -225,7 +225,7 @@ export class Rig {
     }
 
     /** The programs that the workers of the tests have forked. */
-    private jobs(): number[] {
+    jobs(): number[] {
         const workers = workersIn(this.runtime);
         return workers.flatMap((worker) => childrenOf(worker)).filter((pid) => workers.includes(pid));
     }
