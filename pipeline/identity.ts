@@ -50,6 +50,16 @@ export function isObject(value: unknown): value is JsonObject {
     return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
+/** The object in a text; undefined where it is something else, as after an edit by hand. */
+export function parseJson(text: string): JsonObject | undefined {
+    try {
+        const value: unknown = JSON.parse(text);
+        return isObject(value) ? value : undefined;
+    } catch {
+        return undefined;
+    }
+}
+
 /** Whether a value holds something that is known only after another stage has run. */
 export function hasUnknown(value: unknown): boolean {
     if (Array.isArray(value)) return value.some(hasUnknown);
@@ -105,13 +115,20 @@ export async function fileDigest(file: string): Promise<string> {
     const hash = crypto.createHash("sha256");
     for await (const block of fs.createReadStream(file, { highWaterMark: 1 << 20 })) hash.update(block as Buffer);
     const fresh = hash.digest("hex");
-    if (settled) {
-        const temporary = temporaryName(memory);
-        await fs.promises.mkdir(path.dirname(memory), { recursive: true });
-        await fs.promises.writeFile(temporary, `${fingerprint} ${fresh}`);
-        await fs.promises.rename(temporary, memory);
-    }
+    if (settled) await remember(memory, `${fingerprint} ${fresh}`);
     return fresh;
+}
+
+/** Where that fails, as on a full disk, the file is hashed again the next time. */
+async function remember(memory: string, text: string): Promise<void> {
+    const temporary = temporaryName(memory);
+    try {
+        await fs.promises.mkdir(path.dirname(memory), { recursive: true });
+        await fs.promises.writeFile(temporary, text);
+        await fs.promises.rename(temporary, memory);
+    } catch {
+        await fs.promises.rm(temporary, { force: true }).catch(() => undefined);
+    }
 }
 
 let temporaries = 0;

@@ -1,12 +1,12 @@
 import * as fs from "node:fs";
 import * as path from "node:path";
 import { z } from "zod";
-import type { RunEvent } from "./executor/executor";
+import { parseEvents } from "./executor/executor";
 import { digest, jsonObject, text } from "./fields";
 import type { JsonObject } from "./identity";
 import type { ModelEvaluation, ReportData, ReportStage } from "./report/data";
 import type { ClientContext, Stage } from "./stage";
-import { readJson, type Result, type Store } from "./store/store";
+import { readJson, type Metrics, type Result, type Store } from "./store/store";
 import { UserError } from "./user-error";
 
 const names = ["dataset", "model", "training", "evaluation", "export"] as const;
@@ -67,6 +67,13 @@ async function gather(
         );
     };
     const results = Object.fromEntries(await Promise.all(names.map(resultOf))) as Record<Name, Result>;
+    for (const name of ["evaluation", "export"] as const) {
+        const { digest } = results[name];
+        const damage = await store.flaw(results[name]);
+        if (damage === undefined) continue;
+        const what = `the artifact of ${name} (${digest.slice(0, 12)}) is not as it was made, ${damage}`;
+        throw new UserError(`${what}: \`npm run refresh\`, then \`npm run up\` bring it back`);
+    }
     const artifact = (name: Name, file: string) => path.join(store.artifactFolder(results[name].digest), file);
 
     const stages = names.map((name): ReportStage => {
@@ -96,6 +103,7 @@ async function gather(
         stages,
         settings: await jobOf("training"),
         ...(await curves(store, keys.training)),
+        lost: lostWork(results.training.metrics),
         dataset: conversion,
         base: evaluation.base,
         tuned: evaluation.tuned,
@@ -104,13 +112,17 @@ async function gather(
     };
 }
 
+function lostWork({ lostSteps, lostSeconds }: Metrics) {
+    const number = (value: unknown) => (typeof value === "number" ? value : 0);
+    return { steps: number(lostSteps), seconds: number(lostSeconds) };
+}
+
 /** The losses of a training. A resumed run has told some steps twice: the later line is the one that counts. */
 async function curves(store: Store, key: string): Promise<Pick<ReportData, "losses" | "evalLosses">> {
     const file = path.join(store.runFolder(key), "events.jsonl");
-    const lines = (await fs.promises.readFile(file, "utf8").catch(() => "")).split("\n").filter((line) => line !== "");
     const losses = new Map<number, ReportData["losses"][number]>();
     const evalLosses = new Map<number, ReportData["evalLosses"][number]>();
-    for (const event of lines.map((line) => JSON.parse(line) as RunEvent)) {
+    for (const event of parseEvents(await fs.promises.readFile(file, "utf8").catch(() => ""))) {
         if (event.type === "progress" && event.loss !== undefined) {
             const { step, loss, learningRate } = event;
             losses.set(step, { step, loss, learningRate });

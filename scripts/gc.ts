@@ -4,11 +4,12 @@ import { Command } from "commander";
 import type { GarbageItem } from "../pipeline/executor/executor";
 import { LocalExecutor } from "../pipeline/executor/local";
 import { findRun } from "../pipeline/store/runs";
+import { pendingUploads } from "../pipeline/store/uploads";
 import { UserError } from "../pipeline/user-error";
 import { parseOrExplain, UsageError } from "./arguments";
 import { home } from "./locations.cjs";
 import { removeStaleLocks } from "./locks";
-import { readRoots, readStacks } from "./stacks";
+import { readKeys, readRoots, readStacks } from "./stacks";
 
 const DAY = 86_400;
 
@@ -67,11 +68,14 @@ function refuseDuringUpdates(): void {
 function roots(): Record<string, string> {
     const used: Record<string, string> = {};
     for (const { stack, keys } of readRoots()) for (const key of keys) used[key] = `used by stack ${stack}`;
-    for (const { stack, stages } of readStacks()) {
+    for (const { stack, stages, problem } of readStacks()) {
+        if (problem !== undefined)
+            throw new UserError(`nothing is removed, because what stack ${stack} uses is not known: ${problem}`);
         for (const { outputs } of stages) {
             if (typeof outputs["key"] === "string") used[outputs["key"]] = `used by stack ${stack}`;
         }
     }
+    for (const { key } of pendingUploads(home())) used[key] = "not sent to its mirror yet";
     for (const key of readPins()) used[key] = "pinned";
     return used;
 }
@@ -79,7 +83,7 @@ function roots(): Record<string, string> {
 const pinsFile = (): string => path.join(home(), "pins.json");
 
 function readPins(): string[] {
-    return fs.existsSync(pinsFile()) ? (JSON.parse(fs.readFileSync(pinsFile(), "utf8")) as string[]) : [];
+    return readKeys(pinsFile());
 }
 
 function setPin(pin: string | undefined, unpin: string | undefined): number {

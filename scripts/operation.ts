@@ -1,11 +1,12 @@
 import * as fs from "node:fs";
 import * as path from "node:path";
 import { Command } from "commander";
+import { pendingUploads, type Upload } from "../pipeline/store/uploads";
 import { parseOrExplain, UsageError } from "./arguments";
 import { Display } from "./display";
 import { drive, explainCli, type Ended, type Operation } from "./driver";
 import type { EngineEvent } from "./events";
-import { project } from "./locations.cjs";
+import { home, project } from "./locations.cjs";
 import { Outcomes, type StageOutcome } from "./outcome";
 import { writeRoots } from "./stacks";
 
@@ -37,6 +38,7 @@ export async function operate(operation: Operation, args: readonly string[], pul
     const display = new Display(options.json ? process.stderr : process.stdout);
     display.line(`${operation} of stack ${options.stack}`);
     const outcomes = new Outcomes(operation);
+    const unsent = operation === "up" ? pendingUploads(home()) : [];
     const detach = new AbortController();
     const ended = await drive({
         pulumi,
@@ -54,6 +56,7 @@ export async function operate(operation: Operation, args: readonly string[], pul
         display.end();
     });
 
+    if (operation === "up" && !ended.cancelled) await sendAgain(unsent, display);
     const { declared } = await import("../pipeline/resources");
     const stages = outcomes.list(operation === "up" || operation === "preview" ? declared : []);
     const result = judge(ended, outcomes, stages);
@@ -73,6 +76,18 @@ export async function operate(operation: Operation, args: readonly string[], pul
     return result === "failed" && (ended.programError !== undefined || outcomes.misconfigured)
         ? EXIT.usage
         : EXIT[result];
+}
+
+/** The engine calls no stage that is as it was: what it could not send is sent here. */
+async function sendAgain(unsent: readonly Upload[], display: Display): Promise<void> {
+    const keys = pendingUploads(home()).map(({ key }) => key);
+    const pending = unsent.filter(({ key }) => keys.includes(key));
+    if (pending.length === 0) return;
+    const { sendPending } = await import("../pipeline/store/mirror");
+    const { Store } = await import("../pipeline/store/store");
+    await sendPending(new Store(home()), pending, (text) => {
+        display.line(text);
+    });
 }
 
 type Result = "succeeded" | "failed" | "refused" | "detached";

@@ -1,13 +1,19 @@
 import * as fs from "node:fs";
 import * as path from "node:path";
-import type { JsonObject } from "../pipeline/identity";
+import { isObject, parseJson, type JsonObject } from "../pipeline/identity";
+import { UserError } from "../pipeline/user-error";
 import { home } from "./locations.cjs";
 
 /** What the state of a stack holds of its stages. */
 export interface StackStatus {
     readonly stack: string;
     readonly stages: readonly { readonly name: string; readonly type: string; readonly outputs: JsonObject }[];
+    /** Why its state cannot be read. */
+    readonly problem?: string;
 }
+
+/** Of Pulumi's state files; 3 is what the tested versions write. */
+const NEWEST_STATE = 3;
 
 /** The stacks whose state is in RETUNE_HOME, read without the engine. */
 export function readStacks(): StackStatus[] {
@@ -19,12 +25,22 @@ export function readStacks(): StackStatus[] {
             readonly urn: string;
             readonly outputs?: JsonObject;
         }
-        const text = fs.readFileSync(path.join(folder, file), "utf8");
-        const state = JSON.parse(text) as { checkpoint: { latest?: { resources?: Resource[] } } };
-        const resources = state.checkpoint.latest?.resources ?? [];
+        const stack = file.slice(0, -".json".length);
+        const place = path.join(folder, file);
+        const state = parseJson(fs.readFileSync(place, "utf8"));
+        const { version, checkpoint } = state ?? {};
+        if (typeof version === "number" && version > NEWEST_STATE) {
+            const problem = `${place} is a state of version ${version}, but this Retune knows ${NEWEST_STATE}: a newer Pulumi has written it`;
+            return { stack, stages: [], problem };
+        }
+        if (!isObject(checkpoint)) {
+            const problem = `${place} is no state of Pulumi; the one before it is ${place}.bak`;
+            return { stack, stages: [], problem };
+        }
+        const resources = (checkpoint as { latest?: { resources?: Resource[] } }).latest?.resources ?? [];
         const stages = resources.filter(({ type }) => type.startsWith("finetune:"));
         return {
-            stack: file.slice(0, -".json".length),
+            stack,
             stages: stages.map(({ type, urn, outputs }) => ({
                 name: urn.slice(urn.lastIndexOf("::") + 2),
                 type,
@@ -42,9 +58,20 @@ export function readRoots(): { readonly stack: string; readonly keys: readonly s
     const folder = rootsFolder();
     const files = fs.existsSync(folder) ? fs.readdirSync(folder).filter((name) => name.endsWith(".json")) : [];
     return files.map((file) => {
-        const keys = JSON.parse(fs.readFileSync(path.join(folder, file), "utf8")) as string[];
-        return { stack: decodeURIComponent(file.slice(0, -".json".length)), keys };
+        return { stack: decodeURIComponent(file.slice(0, -".json".length)), keys: readKeys(path.join(folder, file)) };
     });
+}
+
+/** A list of keys, of which something depends: one that cannot be read is not taken for empty. */
+export function readKeys(file: string): string[] {
+    if (!fs.existsSync(file)) return [];
+    try {
+        const keys: unknown = JSON.parse(fs.readFileSync(file, "utf8"));
+        if (Array.isArray(keys) && keys.every((key) => typeof key === "string")) return keys;
+    } catch {
+        // Said below.
+    }
+    throw new UserError(`${file} is no list of runs: put it right, or remove it if nothing of it is to stay`);
 }
 
 /** Notes what a stack uses from now on; nothing, once it is destroyed. */

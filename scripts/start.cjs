@@ -18,7 +18,8 @@ module.exports = async function start(needs, command) {
         process.exitCode = await command(tools, process.argv.slice(2));
     } catch (error) {
         const forPeople = error.name === "UserError";
-        process.stderr.write(`${forPeople ? error.message : (error.stack ?? error)}\n`);
+        const refused = require("./file-errors.cjs").explainFileError(error);
+        process.stderr.write(`${forPeople ? error.message : (refused ?? error.stack ?? error)}\n`);
         process.exitCode = error.exitCode ?? (forPeople && error.usage ? USAGE : 1);
     }
     // Node aborts when it exits and cannot reset a terminal that is gone: dying of the hang-up is what is usual.

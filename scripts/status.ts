@@ -2,6 +2,7 @@ import { Command } from "commander";
 import { duration } from "../pipeline/duration";
 import type { JsonObject } from "../pipeline/identity";
 import { listRuns, type RunSummary } from "../pipeline/store/runs";
+import { pendingUploads } from "../pipeline/store/uploads";
 import { parseOrExplain } from "./arguments";
 import { home } from "./locations.cjs";
 import { readStacks, type StackStatus } from "./stacks";
@@ -18,14 +19,19 @@ export async function status(args: readonly string[]): Promise<number> {
         .option("--json", "one object on stdout", false);
     const options = parseOrExplain(command, args);
     if (options === undefined) return 0;
-    const stacks = readStacks().filter(({ stages }) => stages.length > 0);
+    const stacks = readStacks().filter(({ stages, problem }) => stages.length > 0 || problem !== undefined);
     await Promise.all(listRuns(home()).filter(isActive).map(askTarget));
     const runs = listRuns(home());
+    const uploads = pendingUploads(home());
     if (options["json"] === true) {
-        process.stdout.write(`${JSON.stringify({ stacks: stacks.map(forJson), runs })}\n`);
+        process.stdout.write(`${JSON.stringify({ stacks: stacks.map(forJson), runs, uploads })}\n`);
         return 0;
     }
-    const lines = [...stacks.flatMap((stack) => describeStack(stack, runs)), ...describeRuns(runs)];
+    const lines = [
+        ...stacks.flatMap((stack) => describeStack(stack, runs)),
+        ...describeRuns(runs),
+        ...(uploads.length === 0 ? [] : [describeUploads(uploads.length)]),
+    ];
     process.stdout.write(lines.length === 0 ? "No stack and no run yet: `npm run up`.\n" : `${lines.join("\n")}\n`);
     if (runs.some((run) => isActive(run) && silence(run) !== undefined)) process.exit(0); // ssh is still trying
     return 0;
@@ -43,11 +49,18 @@ async function askTarget({ key, target }: RunSummary): Promise<void> {
     ]);
 }
 
-function forJson({ stack, stages }: StackStatus) {
-    return { stack, stages: stages.map(({ name, type, outputs }) => ({ name, type, ...outputs })) };
+function forJson({ stack, stages, problem }: StackStatus) {
+    const described = stages.map(({ name, type, outputs }) => ({ name, type, ...outputs }));
+    return { stack, stages: described, ...(problem === undefined ? {} : { problem }) };
 }
 
-function describeStack({ stack, stages }: StackStatus, runs: readonly RunSummary[]): string[] {
+function describeUploads(count: number): string {
+    const uploads = count === 1 ? "1 upload to a mirror is" : `${count} uploads to a mirror are`;
+    return `${uploads} pending: the next \`npm run up\` sends what it could not`;
+}
+
+function describeStack({ stack, stages, problem }: StackStatus, runs: readonly RunSummary[]): string[] {
+    if (problem !== undefined) return [`stack ${stack}`, `  ${problem}`];
     const lines = stages.map(({ name, outputs }) => {
         const run = typeof outputs["run"] === "string" ? outputs["run"] : "";
         const active = runs.find((one) => one.stage === name && isActive(one));

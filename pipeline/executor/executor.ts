@@ -1,4 +1,4 @@
-import type { JsonObject } from "../identity";
+import { isObject, parseJson, type JsonObject } from "../identity";
 import type { Result } from "../store/store";
 
 /** What a target is asked to do. Everything that matters for the result is in the key; the rest is how. */
@@ -46,6 +46,31 @@ export type RunEvent =
           readonly loss?: number;
           readonly learningRate?: number;
       };
+
+/** Whether this is an event as we know it: a run's folder may have been edited, or written by a newer Retune. */
+export function isEvent(value: unknown): value is RunEvent {
+    if (!isObject(value) || typeof value["time"] !== "number") return false;
+    const numbers = (...names: string[]) => names.every((name) => typeof value[name] === "number");
+    switch (value["type"]) {
+        case "note":
+            return typeof value["text"] === "string";
+        case "evaluated":
+            return numbers("step", "evalLoss");
+        case "progress":
+            return typeof value["phase"] === "string" && numbers("step", "steps");
+        default:
+            return false;
+    }
+}
+
+/** The events in the text of an events.jsonl, without a half line at its end or what else is none. */
+export function parseEvents(text: string): RunEvent[] {
+    return text
+        .split("\n")
+        .slice(0, -1)
+        .map((line) => parseJson(line))
+        .filter(isEvent);
+}
 
 export interface RunStatus {
     readonly key: string;

@@ -1,10 +1,11 @@
 import { duration } from "../duration";
 import { stageKey, type SessionEntry, type Stage, type TargetRun } from "../stage";
-import type { Executor, Job, RunEvent, RunStatus, Supplies } from "../executor/executor";
+import { isEvent, type Executor, type Job, type RunEvent, type RunStatus, type Supplies } from "../executor/executor";
 import type { JsonObject } from "../identity";
 import { programs } from "../llamafactory/job";
-import type { Mirror } from "../store/mirror";
+import { Unreachable, type Mirror } from "../store/mirror";
 import type { Result, Store } from "../store/store";
+import { dropUpload, noteUpload } from "../store/uploads";
 import { UserError } from "../user-error";
 
 /** What the stages of one update share. */
@@ -19,6 +20,7 @@ export interface Surroundings {
     readonly cancelled: AbortSignal;
     readonly session: ReadonlyMap<string, SessionEntry>;
     readonly progress: (text: string) => void;
+    readonly warn: (text: string) => void;
 }
 
 /** The update was cancelled while the stage's run was going on. The next update attaches to it. */
@@ -36,13 +38,13 @@ export async function ensure(
     inputs: JsonObject,
     surroundings: Surroundings,
 ): Promise<Ensured> {
-    const { store, mirror, progress, session } = surroundings;
+    const { store, progress, session } = surroundings;
     const key = stageKey(stage, inputs);
     const work = stage.work(inputs, key);
-    const stored = (await store.find(key)) ?? (work.on === "target" ? await mirror?.fetch(key) : undefined);
+    const stored = (await store.find(key)) ?? (work.on === "target" ? await fetched(key, surroundings) : undefined);
     if (stored !== undefined) {
-        await store.touch(key);
-        if (work.on === "target" && stored.at === undefined) await mirror?.push(stored);
+        await store.touch(stored);
+        if (work.on === "target" && stored.at === undefined) await sent(stored, surroundings);
         return { result: stored, action: "cached" };
     }
     // A cancelled update starts nothing more, although the engine may still ask.
@@ -69,8 +71,8 @@ export async function ensure(
 }
 
 async function ensureRun(run: TargetRun, stage: string, surroundings: Surroundings): Promise<Ensured> {
-    const { executor, store, mirror, progress, limitSeconds } = surroundings;
-    const stored = (await store.result(run.key)) ?? (await mirror?.fetch(run.key));
+    const { executor, store, progress, limitSeconds } = surroundings;
+    const stored = (await store.result(run.key)) ?? (await fetched(run.key, surroundings));
     // A result without its artifact is no result: the run is repeated. One that appears from here on is a good one.
     const again = stored !== undefined && (await store.flaw(stored)) !== undefined;
     if (stored !== undefined && !again) return { result: stored, action: "cached" };
@@ -85,8 +87,33 @@ async function ensureRun(run: TargetRun, stage: string, surroundings: Surroundin
         made = await follow(status, surroundings);
     }
     const result = await orDetached(executor.collect(made, stays, progress), surroundings);
-    if (!stays) await mirror?.push(result);
+    if (result.at === undefined) await sent(result, surroundings);
     return { result, action: status.started ? "ran" : "attached" };
+}
+
+/** What the mirror has of a key. It only saves work: where it does not answer, the stage runs. */
+async function fetched(key: string, { mirror, warn }: Surroundings): Promise<Result | undefined> {
+    try {
+        return await mirror?.fetch(key);
+    } catch (error) {
+        if (!(error instanceof Unreachable)) throw error;
+        warn(`${error.message}; what it may have runs again`);
+        return undefined;
+    }
+}
+
+/** Sends a result to the mirror. One that does not get there counts all the same, and is sent by a later update. */
+async function sent(result: Result, { store, mirror, warn }: Surroundings): Promise<void> {
+    if (mirror === undefined) return;
+    const { key } = result;
+    try {
+        await mirror.push(result);
+        await dropUpload(store.home, key);
+    } catch (error) {
+        if (!(error instanceof UserError)) throw error;
+        await noteUpload(store.home, { key, remote: mirror.remote });
+        warn(`${error.message}; run ${key.slice(0, 12)} counts, and the next \`npm run up\` sends it`);
+    }
 }
 
 /**
@@ -133,7 +160,7 @@ async function follow(first: RunStatus, surroundings: Surroundings): Promise<Res
     const tell = new Teller(progress);
     let status = first;
     for (;;) {
-        for (const event of status.events) tell.event(event);
+        for (const event of status.events.filter(isEvent)) tell.event(event);
         switch (status.state) {
             case "queued":
                 // For a moment every run is.
@@ -219,8 +246,8 @@ class Teller {
             case "progress": {
                 this.firstStep ??= { step: event.step, at: event.time };
                 const done = event.step - this.firstStep.step;
-                const perStep = done > 0 ? (event.time - this.firstStep.at) / done : undefined;
-                const left = perStep === undefined ? "" : `, ${duration(perStep * (event.steps - event.step))} left`;
+                const perStep = done > 0 ? (event.time - this.firstStep.at) / done : 0;
+                const left = perStep <= 0 ? "" : `, ${duration(perStep * (event.steps - event.step))} left`;
                 const loss = event.loss === undefined ? "" : `, loss ${event.loss.toFixed(4)}`;
                 const percent = Math.round((100 * event.step) / event.steps);
                 this.line(`${event.phase}, step ${event.step}/${event.steps} (${percent} %)${loss}${left}`);

@@ -12,7 +12,7 @@ import { problemsOf, unknownKey } from "../fields";
 import { digestOfFiles, hasUnknown, listFiles, sha256, UNKNOWN, type Json, type JsonObject } from "../identity";
 import { identityOf, stageKey, type Foreseen, type SessionEntry, type Stage } from "../stage";
 import { stages } from "../stages";
-import { Mirror } from "../store/mirror";
+import { Mirror, Unreachable } from "../store/mirror";
 import { readJson, writeJson, type Metrics, type Result, type Store } from "../store/store";
 import { UserError } from "../user-error";
 import { Detached, ensure } from "./ensure";
@@ -48,6 +48,8 @@ export class Interrupted extends Error {
 export class Lifecycle {
     private readonly session = new Map<string, SessionEntry>();
     private readonly cancellation = new AbortController();
+    private readonly mirrors = new Map<string, Mirror>();
+    private readonly warned = new Set<string>();
 
     constructor(
         private readonly store: Store,
@@ -133,7 +135,7 @@ export class Lifecycle {
         const key = stageKey(stage, inputs);
         const work = stage.work(inputs, key);
         const mirror = work.on === "target" ? this.mirrorOf(inputs) : undefined;
-        const stored = (await this.store.find(key)) ?? (await mirror?.entry(key));
+        const stored = (await this.store.find(key)) ?? (await this.entry(urn, mirror, key));
         if (stored !== undefined) return this.outputs(stage, stored, "would-reuse");
         if (work.on === "client" && work.inPreview !== "unknown") {
             const progress = (text: string): void => {
@@ -170,6 +172,9 @@ export class Lifecycle {
                 progress: (text) => {
                     this.log(urn, text, { ephemeral: true });
                 },
+                warn: (text) => {
+                    this.warn(urn, text);
+                },
             });
             this.session.set(name, { action, seconds: action === "cached" ? 0 : result.seconds });
             return this.outputs(stage, result, action);
@@ -186,7 +191,9 @@ export class Lifecycle {
         if (typeof digest !== "string" || typeof key !== "string") return outputs;
         const result = await this.store.result(key);
         const damage =
-            result?.at === undefined ? await this.store.damage(digest) : await this.absence(urn, inputs, result);
+            result?.at === undefined
+                ? ((await this.store.damage(digest)) ?? (await this.store.strayLink({ key, digest })))
+                : await this.absence(urn, inputs, result);
         // The home may have been moved.
         const now = result === undefined ? rest : { ...rest, uri: uriOf(result, this.store) };
         return damage === undefined ? now : { ...now, drift: damage };
@@ -219,10 +226,32 @@ export class Lifecycle {
         });
     }
 
+    /** One for all stages: one that does not answer is found out once. */
     private mirrorOf(inputs: JsonObject): Mirror | undefined {
         const target = targetSchema.safeParse(inputs["target"]);
         const remote = target.success ? target.data.mirror : undefined;
-        return remote === undefined ? undefined : new Mirror(remote, this.store);
+        if (remote === undefined) return undefined;
+        const mirror = this.mirrors.get(remote) ?? new Mirror(remote, this.store);
+        this.mirrors.set(remote, mirror);
+        return mirror;
+    }
+
+    /** What a mirror says of a key; nothing, with a warning, where it does not answer. */
+    private async entry(urn: string, mirror: Mirror | undefined, key: string): Promise<Result | undefined> {
+        try {
+            return await mirror?.entry(key);
+        } catch (error) {
+            if (!(error instanceof Unreachable)) throw error;
+            this.warn(urn, `${error.message}; this plan cannot tell what it has`);
+            return undefined;
+        }
+    }
+
+    /** Once, however many stages come upon it. */
+    private warn(urn: string, text: string): void {
+        if (this.warned.has(text)) return;
+        this.warned.add(text);
+        this.log(urn, text, { ephemeral: false, warning: true });
     }
 
     private outputs(stage: Stage, result: ResultInPreview, action: string): JsonObject {

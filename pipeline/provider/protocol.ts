@@ -6,6 +6,7 @@ import * as plugin from "@pulumi/pulumi/proto/plugin_pb.js";
 import * as service from "@pulumi/pulumi/proto/provider_grpc_pb.js";
 import * as messages from "@pulumi/pulumi/proto/provider_pb.js";
 import { Status } from "@pulumi/pulumi/proto/status_pb.js";
+import { explainFileError } from "../../scripts/file-errors.cjs";
 import type { Change } from "../changes";
 import type { JsonObject } from "../identity";
 import { UserError } from "../user-error";
@@ -140,21 +141,12 @@ function propertyDiff(change: Change): messages.PropertyDiff {
 
 class NotServed extends Error {}
 
-/** What to do about what a file system says. */
-const ADVICE: Readonly<Record<string, string>> = {
-    ENOSPC: "make room, or move RETUNE_HOME and RETUNE_CACHE to a larger disk",
-    EDQUOT: "make room, or move RETUNE_HOME and RETUNE_CACHE to a larger disk",
-    EACCES: "RETUNE_HOME and RETUNE_CACHE must belong to you",
-    EROFS: "RETUNE_HOME and RETUNE_CACHE must be writable",
-};
-
 function statusOf(error: unknown): Partial<grpc.StatusObject> {
     if (error instanceof NotServed) return { code: grpc.status.UNIMPLEMENTED, details: error.message };
     if (error instanceof InitFailure) return error.status;
     if (error instanceof UserError) return { code: grpc.status.UNKNOWN, details: error.message };
-    const code = (error as NodeJS.ErrnoException).code ?? "";
-    const advice = ADVICE[code];
-    if (advice !== undefined) return { code: grpc.status.UNKNOWN, details: `${(error as Error).message}: ${advice}` };
+    const refused = explainFileError(error);
+    if (refused !== undefined) return { code: grpc.status.UNKNOWN, details: refused };
     const defect = error instanceof Error ? (error.stack ?? error.message) : String(error);
     return { code: grpc.status.INTERNAL, details: `this is a defect of Retune: ${defect}` };
 }

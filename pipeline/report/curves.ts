@@ -1,9 +1,10 @@
 import { drawChart } from "./charts";
 import type { ReportData } from "./data";
-import { count, learningRate, loss } from "./format";
+import { duration } from "../duration";
+import { count, learningRate, loss, plural } from "./format";
 import { html, type Html } from "./html";
 
-export async function lossCurves({ losses, evalLosses }: ReportData): Promise<Html> {
+export async function lossCurves({ losses, evalLosses, lost }: ReportData): Promise<Html> {
     if (losses.length === 0) return html`<p>No losses were logged.</p>`;
     const training = losses.map((one) => [one.step, one.loss] as const);
     const validation = evalLosses.map((one) => [one.step, one.loss] as const);
@@ -43,8 +44,14 @@ export async function lossCurves({ losses, evalLosses }: ReportData): Promise<Ht
             ${lossChart}
         </figure>
         ${rateChart}
-        <p>${course("Training loss", training, loss)} ${bestText}</p>
+        <p>${course("Training loss", training, loss)} ${bestText} ${lostWork(lost)}</p>
         ${numbers(losses, evalLosses)}`;
+}
+
+function lostWork(lost: ReportData["lost"]): string {
+    if (lost === undefined || lost.steps === 0) return "";
+    const what = `${plural(lost.steps, "step")} (${duration(lost.seconds)})`;
+    return `The training was interrupted: ${what} after the last checkpoint were lost and done again.`;
 }
 
 type Point = readonly [step: number, value: number];

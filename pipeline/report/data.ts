@@ -16,6 +16,8 @@ export interface ReportData {
         readonly learningRate: number | undefined;
     }[];
     readonly evalLosses: readonly { readonly step: number; readonly loss: number }[];
+    /** What interruptions of the training have cost: done after the last checkpoint, and again. */
+    readonly lost?: { readonly steps: number; readonly seconds: number };
     readonly dataset: {
         readonly scanned: number;
         readonly kept: number;

@@ -1,7 +1,9 @@
 import * as fs from "node:fs";
 import * as path from "node:path";
 import type { Target } from "../../infra/target";
-import type { RunEvent, RunState } from "../executor/executor";
+import { parseEvents, type RunEvent, type RunState } from "../executor/executor";
+import { parseJson, type JsonObject } from "../identity";
+import { bootId, processOf } from "../processes";
 import { UserError } from "../user-error";
 
 /** A run as its folder tells it, without asking anybody. Times are seconds since 1970. */
@@ -26,20 +28,21 @@ export interface RunSummary {
     readonly heardAt?: number;
 }
 
+/** As they ought to be; what is really in a file is found out field by field. */
 interface JobFile {
-    readonly kind: string;
-    readonly stage: string;
+    readonly kind?: unknown;
+    readonly stage?: unknown;
 }
 
 interface StateFile {
-    readonly state: Exclude<RunState, "lost">;
-    readonly reason?: string | null;
+    readonly state?: RunState;
+    readonly reason?: unknown;
     readonly pid?: number;
     readonly pidStarted?: number;
     readonly boot?: string;
-    readonly queuedAt?: number;
-    readonly startedAt?: number | null;
-    readonly finishedAt?: number | null;
+    readonly queuedAt?: unknown;
+    readonly startedAt?: unknown;
+    readonly finishedAt?: unknown;
     readonly target?: Target;
     readonly heardAt?: number;
     readonly progress?: Progress;
@@ -65,51 +68,67 @@ export function findRun(home: string, name: string): RunSummary {
 
 function readRun(home: string, key: string): RunSummary | undefined {
     const folder = path.join(home, "runs", key);
-    const state = parse(path.join(folder, "state.json")) as StateFile | undefined;
-    const job = parse(path.join(folder, "job.json")) as JobFile | undefined;
-    if (state === undefined || job === undefined) return undefined;
-    const active = state.state === "queued" || state.state === "running";
-    const remote = state.target !== undefined;
-    const lost = active && !remote && !ownerAlive(state);
-    const reason = lost ? "its process is gone without a result" : state.reason;
+    const file = path.join(folder, "state.json");
+    if (!fs.existsSync(file) && !hasResult(folder, key)) return undefined; // not one yet
+    const state: StateFile = readObject(file) ?? {};
+    const job: JobFile = readObject(path.join(folder, "job.json")) ?? {};
+    const { state: is, reason } = judged(folder, key, state);
+    const active = is === "queued" || is === "running";
     return {
         key,
         run: key.slice(0, 12),
-        kind: job.kind,
-        stage: job.stage,
-        state: lost ? "lost" : state.state,
+        kind: typeof job.kind === "string" ? job.kind : "?",
+        stage: typeof job.stage === "string" ? job.stage : "?",
+        state: is,
         ...(reason ? { reason } : {}),
-        queuedAt: state.queuedAt ?? null,
-        startedAt: state.startedAt ?? null,
-        finishedAt: state.finishedAt ?? null,
-        ...(remote ? shown(state.progress) : progressOf(path.join(folder, "events.jsonl"), active && !lost)),
+        queuedAt: time(state.queuedAt),
+        startedAt: time(state.startedAt),
+        finishedAt: time(state.finishedAt),
+        ...(state.target === undefined ? progressOf(path.join(folder, "events.jsonl"), active) : shown(state.progress)),
         ...(state.target === undefined ? {} : { target: state.target }),
         ...(state.heardAt === undefined ? {} : { heardAt: state.heardAt }),
     };
 }
 
-/** The same test as the runner's: a process of that number that started at that time, since this boot. */
-function ownerAlive(state: StateFile): boolean {
-    if (state.boot !== fs.readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim()) return false;
-    try {
-        const stat = fs.readFileSync(`/proc/${state.pid ?? 0}/stat`, "utf8");
-        const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-        return !"ZX".includes(fields[0] ?? "Z") && Number(fields[19]) === state.pidStarted;
-    } catch {
-        return false;
-    }
+/** As the runner judges it, but for its lock: what cannot be told from the files is lost. */
+function judged(folder: string, key: string, state: StateFile): { state: RunState; reason?: string | null } {
+    const { state: is, target } = state;
+    const reason = typeof state.reason === "string" ? state.reason : null;
+    if (target !== undefined && is !== undefined) return { state: is, reason }; // a note of a run elsewhere
+    const gone = is === "queued" || is === "running" ? whyLost(state) : undefined;
+    if ((is === "queued" || is === "running") && gone === undefined) return { state: is };
+    if (hasResult(folder, key)) return { state: "succeeded" };
+    if (is === "failed" || is === "stopped") return { state: is, reason };
+    return { state: "lost", reason: gone ?? whatIsWrong(is) };
+}
+
+function hasResult(folder: string, key: string): boolean {
+    return readObject(path.join(folder, "result.json"))?.["key"] === key;
+}
+
+function whatIsWrong(state: unknown): string {
+    if (state === "succeeded") return "its result.json is gone or was altered";
+    if (typeof state !== "string") return "its state.json cannot be read";
+    return `its state.json says '${state}', which this Retune does not know: a newer one may have written it`;
+}
+
+function whyLost({ boot, pid, pidStarted }: StateFile): string | undefined {
+    if (boot === undefined || pid === undefined || pidStarted === undefined)
+        return "its state.json does not name its process";
+    if (boot !== bootId()) return "the machine was restarted";
+    return processOf(pid)?.started === pidStarted ? undefined : "its process is gone without a result";
 }
 
 function progressOf(file: string, active: boolean): Partial<RunSummary> {
-    const lines = fs.existsSync(file) ? fs.readFileSync(file, "utf8").split("\n").slice(0, -1) : [];
-    const steps = lines.map((line) => JSON.parse(line) as RunEvent).filter((event) => event.type === "progress");
-    const last = steps.at(-1);
+    const events = fs.existsSync(file) ? parseEvents(fs.readFileSync(file, "utf8")) : [];
+    const last = events.findLast((event) => event.type === "progress");
     if (last === undefined) return {};
-    const ofPhase = steps.filter((event) => event.phase === last.phase);
-    const first = ofPhase[0];
-    const done = first === undefined ? 0 : last.step - first.step;
-    const perStep = first !== undefined && done > 0 ? (last.time - first.time) / done : undefined;
-    const eta = active && perStep !== undefined ? { etaSeconds: Math.round(perStep * (last.steps - last.step)) } : {};
+    // From the last note on: between two attempts time has passed in which no step was done.
+    const since = events.findLastIndex((event) => event.type === "note");
+    const first = events.slice(since + 1).find((event) => event.type === "progress" && event.phase === last.phase);
+    const done = first?.type === "progress" ? last.step - first.step : 0;
+    const perStep = first !== undefined && done > 0 ? (last.time - first.time) / done : 0;
+    const eta = active && perStep > 0 ? { etaSeconds: Math.round(perStep * (last.steps - last.step)) } : {};
     return { ...shown(last), ...eta };
 }
 
@@ -119,10 +138,14 @@ function shown(last: Progress | undefined): Partial<RunSummary> {
     return { phase, step, steps, ...(loss === undefined ? {} : { loss }) };
 }
 
-function parse(file: string): unknown {
+function readObject(file: string): JsonObject | undefined {
     try {
-        return JSON.parse(fs.readFileSync(file, "utf8"));
+        return parseJson(fs.readFileSync(file, "utf8"));
     } catch {
         return undefined;
     }
+}
+
+function time(value: unknown): number | null {
+    return typeof value === "number" ? value : null;
 }

@@ -2,7 +2,7 @@ import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
 import type { Job } from "../executor/executor";
-import { digestOfFiles, fileDigest, listFiles, temporaryName, type FileEntry, type Json } from "../identity";
+import { digestOfFiles, fileDigest, listFiles, parseJson, temporaryName, type FileEntry, type Json } from "../identity";
 
 /** The facts that a run leaves beside its artifact: few, small, no logs. */
 export type Metrics = Readonly<Record<string, Json>>;
@@ -52,7 +52,8 @@ export class Store {
 
     /** What a run said when it succeeded, whether or not its artifact still exists. */
     async result(key: string): Promise<Result | undefined> {
-        return readJson<Result>(path.join(this.runFolder(key), "result.json"));
+        const result = await readJson<Result>(path.join(this.runFolder(key), "result.json"));
+        return isResultOf(key, result) ? result : undefined;
     }
 
     /** The job whose run had this artifact as its result; undefined where no run on a target is known to. */
@@ -85,7 +86,7 @@ export class Store {
     async damage(digest: string): Promise<string | undefined> {
         const folder = this.artifactFolder(digest);
         const manifest = await readJson<{ files: FileEntry[] }>(`${folder}.json`);
-        if (manifest === undefined || digestOfFiles(manifest.files) !== digest) return "the artifact is gone";
+        if (manifest === undefined || !addUp(manifest.files, digest)) return "the artifact is gone";
         for (const file of manifest.files) {
             const place = path.join(folder, file.path);
             const stat = await fs.promises.stat(place).catch(() => undefined);
@@ -107,6 +108,7 @@ export class Store {
         const folder = this.runFolder(key);
         const work = temporaryName(path.join(folder, "work"));
         const begin = Date.now() / 1000;
+        const clock = performance.now(); // the one on the wall may be put meanwhile
         await fs.promises.mkdir(work, { recursive: true });
         await writeJson(path.join(folder, "job.json"), run);
         try {
@@ -114,9 +116,9 @@ export class Store {
             const files = await listFiles(work);
             const digest = digestOfFiles(files);
             await this.keep(work, digest, files);
-            const finishedAt = Date.now() / 1000;
-            const seconds = Math.round((finishedAt - begin) * 10) / 10;
-            const result = { key, kind, digest, files, metrics, startedAt: begin, finishedAt, seconds };
+            const took = (performance.now() - clock) / 1000;
+            const times = { startedAt: begin, finishedAt: begin + took, seconds: Math.round(took * 10) / 10 };
+            const result = { key, kind, digest, files, metrics, ...times };
             await this.record(result);
             return result;
         } finally {
@@ -125,20 +127,41 @@ export class Store {
     }
 
     /** Notes that a result was used: garbage collection counts from then. */
-    async touch(key: string): Promise<void> {
-        await fs.promises.utimes(path.join(this.runFolder(key), "result.json"), new Date(), new Date());
+    async touch(result: Result): Promise<void> {
+        await this.link(result);
+        await fs.promises.utimes(path.join(this.runFolder(result.key), "result.json"), new Date(), new Date());
+    }
+
+    /** Where the run's link to its artifact does not lead there, in words. */
+    async strayLink({ key, digest }: Pick<Result, "key" | "digest">): Promise<string | undefined> {
+        const link = path.join(this.runFolder(key), "out");
+        const leads = await fs.promises.readlink(link).catch(() => undefined);
+        return leads === this.linkTo(digest) ? undefined : "its link to the artifact was altered";
     }
 
     /** Writes down a result whose artifact is in the store. */
     async record(result: Result): Promise<void> {
         const folder = this.runFolder(result.key);
+        await this.link(result);
         await writeJson(path.join(folder, "result.json"), result);
         const { startedAt, finishedAt } = result;
         const state = { state: "succeeded", attempt: 1, queuedAt: startedAt, startedAt, finishedAt };
         await writeJson(path.join(folder, "state.json"), state);
-        const link = temporaryName(path.join(folder, "out"));
-        await fs.promises.symlink(path.relative(folder, this.artifactFolder(result.digest)), link);
-        await fs.promises.rename(link, path.join(folder, "out"));
+    }
+
+    private async link(result: Result): Promise<void> {
+        if ((await this.strayLink(result)) === undefined) return;
+        const out = path.join(this.runFolder(result.key), "out");
+        const link = temporaryName(out);
+        await fs.promises.symlink(this.linkTo(result.digest), link);
+        // A folder that somebody has put in its place is put aside.
+        if ((await fs.promises.lstat(out).catch(() => undefined))?.isDirectory() === true)
+            await fs.promises.rename(out, temporaryName(out));
+        await fs.promises.rename(link, out);
+    }
+
+    private linkTo(digest: string): string {
+        return path.join("..", "..", "store", digest);
     }
 
     /** Moves a folder into the store, unless what it holds is there and undamaged. */
@@ -148,10 +171,13 @@ export class Store {
         await fs.promises.mkdir(path.dirname(place), { recursive: true });
         // What is damaged is moved away at once: removed file by file, it could take from what another client puts there.
         const aside = temporaryName(place);
-        await unless("ENOENT", fs.promises.rename(place, aside));
-        await unless("ENOTEMPTY", fs.promises.rename(work, place)); // another client has just put the same there
-        await writeJson(`${place}.json`, { digest, files });
-        await fs.promises.rm(aside, { recursive: true, force: true });
+        try {
+            await unless("ENOENT", fs.promises.rename(place, aside));
+            await unless("ENOTEMPTY", fs.promises.rename(work, place)); // another client has just put the same there
+            await writeJson(`${place}.json`, { digest, files });
+        } finally {
+            await fs.promises.rm(aside, { recursive: true, force: true });
+        }
     }
 }
 
@@ -162,24 +188,42 @@ async function unless(code: string, action: Promise<void>): Promise<void> {
     });
 }
 
-/** The content of a JSON file, or undefined where there is none; a torn one cannot be: writes are atomic. */
-export async function readJson<T>(file: string): Promise<T | undefined> {
+/** Whether a result.json is whole and of its run: it may have been edited by hand, or copied from elsewhere. */
+export function isResultOf(key: string, result: Partial<Result> | undefined): result is Result {
+    return result?.key === key && typeof result.digest === "string" && addUp(result.files, result.digest);
+}
+
+function addUp(files: readonly FileEntry[] | undefined, digest: string): boolean {
+    try {
+        return digestOfFiles(files ?? []) === digest;
+    } catch {
+        return false;
+    }
+}
+
+/** The object in a JSON file; undefined where there is none. A torn one cannot be: writes are atomic. */
+export async function readJson<T extends object>(file: string): Promise<T | undefined> {
     const text = await fs.promises.readFile(file, "utf8").catch((error: unknown) => {
         if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
         throw error;
     });
-    return text === undefined ? undefined : (JSON.parse(text) as T);
+    return text === undefined ? undefined : (parseJson(text) as T | undefined);
 }
 
 /** Temporary file, sync, rename: a reader sees the old content or the new one, also after a crash. */
 export async function writeJson(file: string, value: unknown): Promise<void> {
     const temporary = temporaryName(file);
-    const handle = await fs.promises.open(temporary, "w");
     try {
-        await handle.writeFile(JSON.stringify(value, undefined, 1));
-        await handle.sync();
-    } finally {
-        await handle.close();
+        const handle = await fs.promises.open(temporary, "w");
+        try {
+            await handle.writeFile(JSON.stringify(value, undefined, 1));
+            await handle.sync();
+        } finally {
+            await handle.close();
+        }
+        await fs.promises.rename(temporary, file);
+    } catch (error) {
+        await fs.promises.rm(temporary, { force: true });
+        throw error;
     }
-    await fs.promises.rename(temporary, file);
 }

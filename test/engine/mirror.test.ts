@@ -115,12 +115,43 @@ describe.skipIf(!rclone)("a mirror of the store on S3", () => {
         });
     });
 
-    test("that cannot be reached is said in one line, and nothing is trained in its place", async () => {
+    test("that cannot be reached fails nothing: what runs counts, and the next up sends it although nothing has changed", async () => {
+        const endpoint = rig.environment["RCLONE_CONFIG_MIRROR_ENDPOINT"];
         rig.environment["RCLONE_CONFIG_MIRROR_ENDPOINT"] = "http://127.0.0.1:9";
+        const OTHER = ["--set", "training.seed=9"];
+        const { code, actions, stderr, answer } = await rig.json("up", ...OTHER);
+        const rerun = { training: "ran", evaluation: "ran", export: "ran", report: "ran" };
+        expect({ code, actions }).toEqual({ code: 0, actions: all("unchanged", rerun) });
+        const down = /^warning: the mirror mirror:models\/here cannot be reached: .*connection refused; (.*)$/gm;
+        const said = [...stderr.matchAll(down)].map((match) => match[1]);
+        const keys = ["training", "evaluation", "export"].map((name) => {
+            return answer.stages.find((stage) => stage.name === name)?.key ?? "";
+        });
+        keys.push(rig.runs("Baseline").at(-1)?.key ?? "");
+        const counts = keys.map((key) => `run ${key.slice(0, 12)} counts, and the next \`npm run up\` sends it`);
+        expect(said.sort()).toEqual([...counts, "what it may have runs again"].sort());
+        const pending = "4 uploads to a mirror are pending: the next `npm run up` sends what it could not\n";
+        expect((await rig.run("status")).stdout.endsWith(`\n${pending}`)).toBe(true);
+        const sentTo = () => ask("lsf", "-R", "--files-only", `mirror:${BUCKET}/here/runs`);
+        rig.environment["RCLONE_CONFIG_MIRROR_ENDPOINT"] = endpoint;
+        for (const key of keys) expect(sentTo()).not.toContain(key);
+
+        const next = await rig.json("up", ...OTHER);
+        expect({ code: next.code, actions: next.actions }).toEqual({ code: 0, actions: all("unchanged") });
+        expect(next.stderr).toContain("\nsent 4 results of earlier updates to the mirror\n");
+        for (const key of keys) expect(sentTo()).toContain(`${key}/result.json`);
+        expect((await rig.run("status")).stdout).not.toContain("pending");
+        expect((await rig.json("up", ...OTHER)).stderr).not.toContain("mirror");
+    });
+
+    test("that is not configured is a mistake, and nothing is trained in its place", async () => {
+        rig.configure({ target: { mirror: "nowhere:models" } });
         rig.home = path.join(rig.folder, "cut-off");
         const { code, stage } = await rig.json("up");
         expect(code).toBe(1);
-        expect(stage("model").error).toMatch(/^the mirror mirror:models\/here cannot be used: .*connection refused/);
+        expect(stage("model").error).toMatch(
+            /^the mirror nowhere:models cannot be used: Failed to create file system for .*: didn't find section in config file$/,
+        );
         expect(rig.runs("Model")).toHaveLength(0);
     });
 });

@@ -21,6 +21,7 @@ export interface Line {
     readonly urn: string;
     readonly text: string;
     readonly ephemeral: boolean;
+    readonly warning: boolean;
     readonly at: number;
 }
 
@@ -128,8 +129,11 @@ export class Provider {
             log: (call: grpc.ServerUnaryCall<LogRequest, Empty>, done: grpc.sendUnaryData<Empty>) => {
                 const request = call.request;
                 const severity = request.getSeverity();
-                if (severity !== LogSeverity.INFO) throw new Error(`severity ${severity}: ${request.getMessage()}`);
+                const warning = severity === LogSeverity.WARNING;
+                if (severity !== LogSeverity.INFO && !warning)
+                    throw new Error(`severity ${severity}: ${request.getMessage()}`);
                 lines.push({
+                    warning,
                     urn: request.getUrn(),
                     text: request.getMessage(),
                     ephemeral: request.getEphemeral(),

@@ -17,9 +17,13 @@ STOPPED = 75
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
+# The wall clock may be put while the program runs; the time left is counted from this one.
+STARTED_BY = time.time() - time.monotonic()
+
+
 def event(kind: str, **values) -> None:
     """Appends one line of progress for whoever follows the run."""
-    line = json.dumps({"time": round(time.time(), 3), "type": kind, **values}, ensure_ascii=False)
+    line = json.dumps({"time": round(STARTED_BY + time.monotonic(), 3), "type": kind, **values}, ensure_ascii=False)
     with Path("../events.jsonl").open("a", encoding="utf-8") as file:
         file.write(line + "\n")
 

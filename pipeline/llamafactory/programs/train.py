@@ -5,6 +5,7 @@ import math
 import re
 import shutil
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -115,6 +116,32 @@ def resume_point():
     return None
 
 
+def told() -> list:
+    """The events of all attempts so far; what was torn by a kill is passed over."""
+    events = []
+    with suppress(FileNotFoundError), Path("../events.jsonl").open("rb") as file:
+        for line in file:
+            with suppress(ValueError):
+                events.append(json.loads(line))
+    return [one for one in events if isinstance(one, dict)]
+
+
+def tell_lost_work(step: int) -> None:
+    """Says what the attempt before did after this step, the checkpoint's, and what is now done again."""
+    attempt = []
+    for one in told():
+        attempt = [one] if "lostSteps" in one else [*attempt, one]
+    steps = [one for one in attempt if one.get("type") == "progress"]
+    if not steps:
+        return
+    lost = max(0, max(one["step"] for one in steps) - step)
+    since = next((one["time"] for one in steps if one["step"] == step), attempt[0]["time"])
+    seconds = max(0, round(attempt[-1]["time"] - since, 1)) if lost else 0
+    begins = f"resumed from the checkpoint at step {step}" if step else "begun again: there was no complete checkpoint"
+    what = f"{lost} steps ({seconds} s) done after it are lost" if lost else "nothing is lost"
+    event("note", text=f"{begins}; {what}", lostSteps=lost, lostSeconds=seconds)
+
+
 def keep_order_after_resume() -> None:
     """Has a resumed epoch go on with its own order of rows.
 
@@ -182,8 +209,8 @@ def main() -> None:
     datasets = {"train": "dataset/train.jsonl"} | ({"validation": "dataset/validation.jsonl"} if validation else {})
     given = options(len(rows), validation) | data_folder(datasets)
     checkpoint = resume_point()
+    tell_lost_work(int(checkpoint.name.split("-")[1]) if checkpoint else 0)
     if checkpoint:
-        event("note", text=f"resuming from {checkpoint.name}")
         given["resume_from_checkpoint"] = str(checkpoint)
         keep_order_after_resume()
     else:
@@ -219,6 +246,8 @@ def main() -> None:
         loss=round(sum(last) / len(last), 4),
         firstLoss=losses[0],
         evalLoss=round(evaluated[-1], 4) if evaluated else None,
+        lostSteps=sum(one.get("lostSteps", 0) for one in told()),
+        lostSeconds=round(sum(one.get("lostSeconds", 0) for one in told()), 1),
         **facts,
     )
 

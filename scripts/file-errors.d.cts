@@ -1,0 +1,1 @@
+export function explainFileError(error: unknown): string | undefined;
