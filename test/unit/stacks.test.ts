@@ -1,0 +1,70 @@
+import { mkdirSync, writeFileSync } from "node:fs";
+import path from "node:path";
+import { beforeEach, describe, expect, onTestFinished, test, vi } from "vitest";
+import { gc } from "../../scripts/gc";
+import { readStacks } from "../../scripts/stacks";
+import { status } from "../../scripts/status";
+import { temporaryFolder } from "./datasets/folder";
+
+let home: string;
+let file: string;
+
+beforeEach(() => {
+    home = temporaryFolder();
+    vi.stubEnv("RETUNE_HOME", home);
+    file = path.join(home, "state", ".pulumi", "stacks", "retune", "dev.json");
+    mkdirSync(path.dirname(file), { recursive: true });
+    onTestFinished(() => {
+        vi.unstubAllEnvs();
+    });
+});
+
+const urn = "urn:pulumi:dev::retune::finetune:pipeline:Model::model";
+const resources = [{ type: "finetune:pipeline:Model", urn, outputs: { key: "k" } }];
+
+describe("a stack's state", () => {
+    test("gives its stages", () => {
+        writeFileSync(file, JSON.stringify({ version: 3, checkpoint: { latest: { resources } } }));
+        expect(readStacks()).toEqual([
+            { stack: "dev", stages: [{ name: "model", type: "finetune:pipeline:Model", outputs: { key: "k" } }] },
+        ]);
+    });
+
+    test.each([
+        [
+            "of a newer Pulumi",
+            JSON.stringify({ version: 4, features: ["new"], checkpoint: {} }),
+            (at: string) => `${at} is a state of version 4, but this Retune knows 3: a newer Pulumi has written it`,
+        ],
+        [
+            "cut short",
+            '{"version": 3, "chec',
+            (at: string) => `${at} is no state of Pulumi; the one before it is ${at}.bak`,
+        ],
+        ["without a checkpoint", "{}", (at: string) => `${at} is no state of Pulumi; the one before it is ${at}.bak`],
+    ])("that is %s is named by status, and keeps gc from removing anything", async (_, content, problem) => {
+        writeFileSync(file, content);
+        expect(readStacks()).toEqual([{ stack: "dev", stages: [], problem: problem(file) }]);
+        const said: string[] = [];
+        vi.spyOn(process.stdout, "write").mockImplementation((text) => {
+            said.push(String(text));
+            return true;
+        });
+        onTestFinished(() => {
+            vi.restoreAllMocks();
+        });
+        expect(await status([])).toBe(0);
+        expect(said.join("")).toBe(`stack dev\n  ${problem(file)}\n`);
+        await expect(gc(["--grace-days", "0"])).rejects.toThrow(
+            `nothing is removed, because what stack dev uses is not known: ${problem(file)}`,
+        );
+    });
+
+    test.each(["{}", "[1]", "["])("pins that are %s keep gc from removing anything", async (content) => {
+        const pins = path.join(home, "pins.json");
+        writeFileSync(pins, content);
+        await expect(gc([])).rejects.toThrow(
+            `${pins} is no list of runs: put it right, or remove it if nothing of it is to stay`,
+        );
+    });
+});
