@@ -42,7 +42,7 @@ describe("kill -9 in the middle of a training", () => {
         const now = training();
         expect(now).toMatchObject({ key, state: "succeeded", attempt: 2 });
         const events = fs.readFileSync(path.join(folder, "events.jsonl"), "utf8");
-        const resumed = Number(/"resuming from checkpoint-(\d+)"/.exec(events)?.[1]);
+        const resumed = Number(/"resumed from the checkpoint at step (\d+);/.exec(events)?.[1]);
         expect(resumed).toBeGreaterThan(0);
         // Nothing before the checkpoint was done again, nothing after it left out.
         const steps = now?.steps ?? [];
