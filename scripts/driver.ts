@@ -57,6 +57,8 @@ function environment(): NodeJS.ProcessEnv {
 /** Before the CLI says it in Go's words. */
 function requireWritableHome(): void {
     try {
+        // First: of a folder on a read-only disk mkdir says that it is not there.
+        if (fs.existsSync(home())) fs.accessSync(home(), fs.constants.W_OK);
         fs.mkdirSync(stateFolder(), { recursive: true });
         fs.accessSync(stateFolder(), fs.constants.W_OK);
     } catch (error) {
