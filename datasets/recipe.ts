@@ -1,5 +1,6 @@
 import { closest } from "fastest-levenshtein";
 import { z } from "zod";
+import { group } from "../pipeline/fields";
 import { huatuoLite, huatuoLiteEnglish } from "./huatuo-lite";
 
 const column = z
@@ -9,8 +10,8 @@ const column = z
 
 const text = z.string().refine((value) => !value.includes("\0"), "a text cannot hold a NUL character");
 
-const filter = z
-    .strictObject({
+const filter = group(
+    {
         column,
         /** Smallest number that is kept. */
         atLeast: z.number().optional(),
@@ -21,41 +22,40 @@ const filter = z
             .array(z.union([text, z.number().transform(String)]))
             .min(1)
             .optional(),
-    })
-    .refine(
-        ({ atLeast, atMost, oneOf }) => atLeast !== undefined || atMost !== undefined || oneOf !== undefined,
-        "expected at least one of atLeast, atMost and oneOf",
-    );
+    },
+    "a condition such as { column: score, atLeast: 4 }",
+).refine(
+    ({ atLeast, atMost, oneOf }) => atLeast !== undefined || atMost !== undefined || oneOf !== undefined,
+    "expected at least one of atLeast, atMost and oneOf",
+);
 
 /**
  * How rows of a source become Alpaca rows. Declarative, so that it can be part of a key and be compared field by field.
  * Steps per row, in this order: `require`, `where`, line endings, Unicode, trim, `deduplicate`.
  */
-export const recipeSchema = z
-    .strictObject({
-        name: z.string().min(1).default("inline"),
-        /** What people must be told who meet a model made of these rows; shown in the report and the model card. */
-        notice: z.string().default(""),
-        /** One text for all rows (may be empty), or the column that holds each row's own. */
-        instruction: z.union([z.strictObject({ constant: text }), z.strictObject({ column })], {
-            error: "expected { constant: a text } or { column: the name of a column }",
-        }),
-        columns: z.strictObject({ input: column.optional(), output: column }),
-        /** A row is dropped when one of these is missing, null, or nothing but white space of any script. */
-        require: z.array(column).default([]),
-        where: z.array(filter).default([]),
-        /** `lf`: `\r\n`, `\n\r` and a lone `\r` become `\n`. */
-        lineEndings: z.enum(["lf", "keep"]).default("lf"),
-        unicode: z.enum(["NFC", "none"]).default("none"),
-        /** Takes white space off both ends of instruction, input and output. */
-        trim: z.boolean().default(false),
-        /** Keeps the first of rows whose prompt is the same in NFC, in one width, and with runs of white space as one space. */
-        deduplicate: z.boolean().default(false),
-    })
-    .refine(({ instruction, columns }) => columns.input !== undefined || "column" in instruction, {
-        path: ["columns", "input"],
-        message: "expected a column for the input, or one for the instruction: every row would have the same prompt",
-    });
+export const recipeSchema = group({
+    name: z.string().min(1).default("inline"),
+    /** What people must be told who meet a model made of these rows; shown in the report and the model card. */
+    notice: z.string().default(""),
+    /** One text for all rows (may be empty), or the column that holds each row's own. */
+    instruction: z.union([z.strictObject({ constant: text }), z.strictObject({ column })], {
+        error: "expected { constant: a text } or { column: the name of a column }",
+    }),
+    columns: group({ input: column.optional(), output: column }, "columns such as { input: question, output: answer }"),
+    /** A row is dropped when one of these is missing, null, or nothing but white space of any script. */
+    require: z.array(column).default([]),
+    where: z.array(filter).default([]),
+    /** `lf`: `\r\n`, `\n\r` and a lone `\r` become `\n`. */
+    lineEndings: z.enum(["lf", "keep"]).default("lf"),
+    unicode: z.enum(["NFC", "none"]).default("none"),
+    /** Takes white space off both ends of instruction, input and output. */
+    trim: z.boolean().default(false),
+    /** Keeps the first of rows whose prompt is the same in NFC, in one width, and with runs of white space as one space. */
+    deduplicate: z.boolean().default(false),
+}).refine(({ instruction, columns }) => columns.input !== undefined || "column" in instruction, {
+    path: ["columns", "input"],
+    message: "expected a column for the input, or one for the instruction: every row would have the same prompt",
+});
 
 export type Recipe = z.output<typeof recipeSchema>;
 

@@ -1,5 +1,6 @@
 import path from "node:path";
 import { z } from "zod";
+import { group } from "../../pipeline/fields";
 import { UserError } from "../../pipeline/user-error";
 import { download, type Progress, type ResolvedFile } from "./download";
 import { huggingFaceCommit, huggingFaceDownload, huggingFaceFiles, type HubRepository } from "./huggingface";
@@ -21,18 +22,18 @@ const files = z
     .min(1, "expected at least one file");
 
 const variants = {
-    file: z.strictObject({ file: z.string().min(1) }),
-    url: z.strictObject({
+    file: group({ file: z.string().min(1) }),
+    url: group({
         url: httpUrl,
         sha256: z.string().regex(/^[0-9a-fA-F]{64}$/, "expected 64 hexadecimal digits, as sha256sum prints them"),
     }),
-    huggingface: z.strictObject({
+    huggingface: group({
         huggingface: repo,
         revision: z.string().min(1).default("main"),
         files,
         endpoint: httpUrl.optional(),
     }),
-    modelscope: z.strictObject({
+    modelscope: group({
         modelscope: repo,
         revision: z.string().min(1).default("master"),
         files,

@@ -38,7 +38,8 @@ export function templates(): readonly string[] {
 /** What is wrong with the name of a template; undefined where nothing is. */
 export function checkTemplate(name: string): string | undefined {
     const known = templates();
-    return known.includes(name) ? undefined : `unknown template ${shown(name)}${suggestion(name, known)}`;
+    if (known.includes(name)) return undefined;
+    return `unknown template ${shown(name)}${suggestion(name, known) || `; there is ${known.join(", ")}`}`;
 }
 
 /**

@@ -58,11 +58,12 @@ describe("templates", () => {
         expect(checkTemplate("qwen3")).toBeUndefined();
     });
 
-    it("suggests the nearest, or none", () => {
+    it("suggests the nearest, or lists them", () => {
         expect(checkTemplate("qwen33")).toBe('unknown template "qwen33"; did you mean qwen3?');
         expect(checkTemplate("Qwen3")).toBe('unknown template "Qwen3"; did you mean qwen3?');
-        expect(checkTemplate("nothing-like-it")).toBe('unknown template "nothing-like-it"');
-        expect(checkTemplate("")).toBe('unknown template ""');
+        const list = `; there is ${templates().join(", ")}`;
+        expect(checkTemplate("nothing-like-it")).toBe(`unknown template "nothing-like-it"${list}`);
+        expect(checkTemplate("")).toBe(`unknown template ""${list}`);
     });
 });
 

@@ -1,9 +1,10 @@
 import { describe, expect, test } from "vitest";
 import { columnsOf, recipeReferenceSchema, recipes, type Recipe } from "../../../datasets/recipe";
+import { problemsOf } from "../../../pipeline/fields";
 
 function problems(value: unknown): string[] {
     const parsed = recipeReferenceSchema.safeParse(value);
-    return parsed.success ? [] : parsed.error.issues.map(({ path, message }) => `${path.join(".")}: ${message}`);
+    return parsed.success ? [] : problemsOf(parsed.error).map(({ path, message }) => `${path}: ${message}`);
 }
 
 describe("a recipe in a configuration", () => {
@@ -45,14 +46,18 @@ describe("a recipe in a configuration", () => {
             problems({ instruction: "x", columns: { output: "a" }, where: [{ column: "s" }], lineEndings: "crlf" }),
         ).toEqual([
             "instruction: expected { constant: a text } or { column: the name of a column }",
-            "where.0: expected at least one of atLeast, atMost and oneOf",
+            "where[0]: expected at least one of atLeast, atMost and oneOf",
             'lineEndings: Invalid option: expected one of "lf"|"keep"',
         ]);
         expect(problems({ instruction: { constant: "x" }, columns: { output: "a" } })).toEqual([
             "columns.input: expected a column for the input, or one for the instruction: every row would have the same prompt",
         ]);
-        expect(problems({ instruction: { constant: "x" }, columns: { input: "q", output: "a" }, dedup: true })).toEqual(
-            [': Unrecognized key: "dedup"'],
-        );
+        const recipe = { instruction: { constant: "x" }, columns: { input: "q", output: "a" } };
+        expect(problems({ ...recipe, deduplicated: true })).toEqual([
+            "deduplicated: unknown; did you mean deduplicate?",
+        ]);
+        expect(problems({ ...recipe, where: [{ column: "score", atMost: 5, atleast: 4 }] })).toEqual([
+            "where[0].atleast: unknown; did you mean atLeast?",
+        ]);
     });
 });

@@ -5,6 +5,7 @@ import type { AddressInfo } from "node:net";
 import path from "node:path";
 import { describe, expect, onTestFinished, test, vi } from "vitest";
 import { downloadSource, resolveHubCommit, resolveSource, sourceSchema } from "../../../datasets/sources/source";
+import { problemsOf } from "../../../pipeline/fields";
 import { UserError } from "../../../pipeline/user-error";
 import { temporaryFolder } from "./folder";
 
@@ -71,7 +72,7 @@ const mirror =
 describe("a source in a configuration", () => {
     const problems = (value: unknown): string[] => {
         const parsed = sourceSchema.safeParse(value);
-        return parsed.success ? [] : parsed.error.issues.map(({ path, message }) => `${path.join(".")}: ${message}`);
+        return parsed.success ? [] : problemsOf(parsed.error).map(({ path, message }) => `${path}: ${message}`);
     };
 
     test("is one of four", () => {
@@ -96,12 +97,15 @@ describe("a source in a configuration", () => {
         expect(problems({ huggingface: "name", files: ["../x"], file: undefined })).toHaveLength(1);
         expect(problems({ huggingface: "name", files: ["../x", "a/..", "/a", "a..b/c"] })).toEqual([
             "huggingface: expected owner/name",
-            "files.0: expected the path of a file inside the repository",
-            "files.1: expected the path of a file inside the repository",
-            "files.2: expected the path of a file inside the repository",
+            "files[0]: expected the path of a file inside the repository",
+            "files[1]: expected the path of a file inside the repository",
+            "files[2]: expected the path of a file inside the repository",
         ]);
         expect(problems({ modelscope: "o/n", files: [] })).toEqual(["files: expected at least one file"]);
-        expect(problems({ file: "x", sha: "y" })).toEqual([': Unrecognized key: "sha"']);
+        expect(problems({ file: "x", sha: "y" })).toEqual(["sha: unknown; there is file"]);
+        expect(problems({ huggingface: "o/n", files: ["x"], revison: "v1" })).toEqual([
+            "revison: unknown; did you mean revision?",
+        ]);
     });
 });
 
