@@ -3,7 +3,7 @@
 import { getStack } from "@pulumi/pulumi/metadata.js";
 import { targetOf } from "./infra/targets";
 import { readConfiguration } from "./pipeline/configuration";
-import { baseOf } from "./pipeline/model";
+import type { JsonObject } from "./pipeline/identity";
 import { Dataset, Evaluation, Export, Model, Report, Training } from "./pipeline/resources";
 
 Error.stackTraceLimit = 0; // 40 % of what the SDK costs per resource
@@ -48,7 +48,8 @@ const merged = new Export("export", {
     prompts,
     maxNewTokens,
     notice: recipe.notice,
-    provenance: { base: baseOf(configuration.model.source), template, recipe, training: configuration.training },
+    base: model.facts.apply(({ origin }) => origin as JsonObject),
+    provenance: { template, recipe, training: configuration.training },
 });
 
 const stages = { dataset, model, training, evaluation, export: merged };

@@ -13,7 +13,8 @@ const fields = {
     target: targetSchema,
     /** The merged model must answer the prompts like base + adapter. */
     ...answeringFields,
-    /** What the model was made of besides, for the manifest in it. */
+    /** Where the base model came from, and what else the model was made of: for the manifest in it. */
+    base: jsonObject(),
     provenance: jsonObject(),
     /** Said in the model card, such as "not medical advice". */
     notice: z.string(),
@@ -30,11 +31,11 @@ export const exported: Stage<Inputs> = {
     kind: "Export",
     fields,
     transport: ["target"],
-    tools: () => ({ contract: 1, ...trainingVersions() }),
+    tools: () => ({ contract: 2, ...trainingVersions() }),
 
     work(inputs, key) {
-        const { target: _target, tools, model, trained, dataset, provenance, notice, ...parameters } = inputs;
-        const manifest: JsonObject = { ...provenance, dataset, model, trained, tools: tools ?? {} };
+        const { target: _target, tools, model, trained, dataset, base, provenance, notice, ...parameters } = inputs;
+        const manifest: JsonObject = { base, ...provenance, dataset, model, trained, tools: tools ?? {} };
         return {
             on: "target",
             run: llamafactoryRun({
@@ -54,6 +55,8 @@ export const exported: Stage<Inputs> = {
             }),
         };
     },
+
+    effort: ({ trained: _trained, manifest: _manifest, card: _card, ...like }) => ({ amount: 1, like }),
 
     facts: (metrics) => ({
         files: metric(metrics, "files"),

@@ -75,7 +75,7 @@ export const model: Stage<Inputs> = {
     fields,
     transport: ["target", "source"],
     tools: ({ source }) => ({
-        contract: 1,
+        contract: 2,
         // What comes from a hub or a folder is copied; only what is made here depends on the tools that make it.
         ...("package" in source ? versions("transformers", "torch", "gguf") : {}),
         ...("random" in source ? versions("transformers", "torch", "tokenizers") : {}),
@@ -113,7 +113,7 @@ export const model: Stage<Inputs> = {
                     if ((await folderDigest(source.folder)) !== content?.["folder"]) {
                         throw new UserError(`${source.folder} was changed while it was read: run \`npm run up\` again`);
                     }
-                    return { files: files.length };
+                    return { files: files.length, origin: originOf(source, content) };
                 },
             };
         }
@@ -123,7 +123,12 @@ export const model: Stage<Inputs> = {
                 key,
                 kind: "Model",
                 program: "model.py",
-                parameters: { source, commit: content?.["commit"] ?? null, endpoint: endpointOf(source) },
+                parameters: {
+                    source,
+                    commit: content?.["commit"] ?? null,
+                    endpoint: endpointOf(source),
+                    origin: originOf(source, content),
+                },
                 inputs: {},
                 produces: ["config.json", "*.safetensors", "tokenizer*.json"],
                 hub: "huggingface" in source || "modelscope" in source,
@@ -133,7 +138,11 @@ export const model: Stage<Inputs> = {
         };
     },
 
-    facts: (metrics) => ({ files: metric(metrics, "files"), bytes: metric(metrics, "bytes") }),
+    facts: (metrics) => ({
+        files: metric(metrics, "files"),
+        bytes: metric(metrics, "bytes"),
+        origin: metric(metrics, "origin"),
+    }),
 };
 
 /** The address that the target asks. Like `huggingface-cli`, but the job carries it: a worker outlives its client. */
@@ -142,12 +151,11 @@ function endpointOf(source: Source): string | null {
     return "modelscope" in source ? (source.endpoint ?? null) : null;
 }
 
-/** How a model's origin is named in what is made of it: without what is true of one machine only. */
-export function baseOf(source: Source): JsonObject {
+/** How a model's origin is named in what is made of it: exactly, but without what is true of one machine only. */
+function originOf(source: Source, content: JsonObject | undefined): JsonObject {
     if ("folder" in source) return { folder: path.basename(source.folder) };
-    if ("huggingface" in source) return { huggingface: source.huggingface, revision: source.revision };
-    if ("modelscope" in source) return { modelscope: source.modelscope, revision: source.revision };
-    return { ...source };
+    const { sha256: _sha256, ...origin } = content ?? {};
+    return origin;
 }
 
 function packageContent(name: string): JsonObject {

@@ -112,6 +112,10 @@ describe("model and data set from a hub", () => {
             // Only the export is made again: its manifest names where the base came from.
             actions: all("unchanged", { model: "ran", export: "ran", report: "ran" }),
         });
+        const manifest = path.join(fileURLToPath(stage("export").uri ?? ""), "retune.json");
+        expect(JSON.parse(fs.readFileSync(manifest, "utf8"))).toMatchObject({
+            base: { huggingface: "someone/tiny", commit: COMMIT },
+        });
         const files = fs.readdirSync(fileURLToPath(stage("model").uri ?? ""));
         expect(files).toContain("model.safetensors");
         expect(files).not.toContain("pytorch_model.bin");

@@ -11,6 +11,7 @@ from retune_job import (
     base_model,
     event,
     fail,
+    licence_of,
     out,
     parameters,
     predict,
@@ -83,9 +84,8 @@ def main() -> None:
         fail("LLaMA-Factory exported no safetensors weights")
     event("note", text="comparing the merged model with base + adapter")
     parity = check_parity()
-    (out / "retune.json").write_text(
-        json.dumps({**parameters["manifest"], "parity": parity}, ensure_ascii=False, indent=1)
-    )
+    manifest = {**parameters["manifest"], "licence": licence_of(Path("model")), "parity": parity}
+    (out / "retune.json").write_text(json.dumps(manifest, ensure_ascii=False, indent=1))
     (out / "README.md").write_text(parameters["card"], "utf-8")
     files = sorted(file for file in out.iterdir() if file.is_file())
     sums = "".join(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in files)

@@ -134,4 +134,8 @@ elif "random" in source:
 else:
     from_hub()
 check()
-succeed(bytes=sum(file.stat().st_size for file in out.iterdir()), files=len(list(out.iterdir())))
+succeed(
+    bytes=sum(file.stat().st_size for file in out.iterdir()),
+    files=len(list(out.iterdir())),
+    origin=parameters["origin"],
+)

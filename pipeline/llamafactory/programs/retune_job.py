@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 import time
 from pathlib import Path
@@ -46,6 +47,26 @@ def stop_requested() -> bool:
 def read_jsonl(path: Path) -> list:
     with path.open(encoding="utf-8") as file:
         return [json.loads(line) for line in file]
+
+
+def licence_of(model: Path) -> str | None:
+    """The licence of a model as its card says it, else the first line of its licence file, else None."""
+    card = model / "README.md"
+    text = card.read_text("utf-8", "replace") if card.exists() else ""
+    # Metadata stand between two lines of dashes at the top.
+    metadata = re.match(r"---\r?\n(.*?)\r?\n---", text, re.DOTALL)
+    fields = dict(
+        re.findall(r"^(license(?:_name)?):[ \t]*[\"']?([^\"'\r\n#]+)", metadata[1] if metadata else "", re.MULTILINE)
+    )
+    named = fields.get("license_name") if fields.get("license", "").strip() == "other" else fields.get("license")
+    if named and named.strip():
+        return named.strip()
+    for file in sorted(model.glob("LICENSE*")):
+        lines = [line.strip() for line in file.read_text("utf-8", "replace").splitlines()]
+        first = next((line for line in lines if line), None)
+        if first:
+            return first
+    return None
 
 
 def base_model(source: str, precision: str) -> str:
