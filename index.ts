@@ -3,7 +3,6 @@
 import { getStack } from "@pulumi/pulumi/metadata.js";
 import { targetOf } from "./infra/targets";
 import { readConfiguration } from "./pipeline/configuration";
-import type { JsonObject } from "./pipeline/identity";
 import { Dataset, Evaluation, Export, Model, Report, Training } from "./pipeline/resources";
 
 Error.stackTraceLimit = 0; // 40 % of what the SDK costs per resource
@@ -48,7 +47,7 @@ const merged = new Export("export", {
     prompts,
     maxNewTokens,
     notice: recipe.notice,
-    base: model.facts.apply(({ origin }) => origin as JsonObject),
+    base: model.origin,
     provenance: { template, recipe, training: configuration.training },
 });
 

@@ -1,4 +1,4 @@
-import { hasUnknown, isObject, leaves, same, type Json, type JsonObject } from "./identity";
+import { hasUnknown, isObject, leaves, same, UNKNOWN, type Json, type JsonObject } from "./identity";
 
 /** One field that differs between two descriptions of a stage. */
 export type Change =
@@ -17,6 +17,8 @@ export function changesBetween(old: JsonObject, now: JsonObject): Change[] {
     for (const [name, value] of after) if (isObject(value) && filled(before, name)) after.delete(name);
     const changes: Change[] = [];
     for (const [field, value] of after) {
+        // Of what is not known yet, nothing can be said to be gone.
+        if (value === UNKNOWN) fold(before, field);
         const previous = before.get(field);
         if (previous === undefined) changes.push({ kind: "added", field, new: value });
         else if (!same(previous, value)) changes.push({ kind: "changed", field, old: previous, new: value });
@@ -27,6 +29,14 @@ export function changesBetween(old: JsonObject, now: JsonObject): Change[] {
     return changes;
 }
 
+/** Makes the leaves below a field one value again. */
+function fold(all: Map<string, Json>, field: string): void {
+    const below = [...all].filter(([name]) => name.startsWith(`${field}.`));
+    for (const [name] of below) all.delete(name);
+    const values = below.map(([name, value]) => [name.slice(field.length + 1), value] as const);
+    if (below.length > 0) all.set(field, Object.fromEntries(values));
+}
+
 /** A change in one line: `learningRate 0.0005 → 0.0001`. */
 export function describeChange(change: Change): string {
     switch (change.kind) {
@@ -35,13 +45,45 @@ export function describeChange(change: Change): string {
         case "removed":
             return `${change.field} removed (was ${shown(change.old)})`;
         case "changed":
-            return `${change.field} ${shown(change.old)} → ${shown(change.new)}`;
+            return `${change.field} ${difference(change.old, change.new)}`;
     }
 }
 
+function difference(old: Json, now: Json): string {
+    if (Array.isArray(old) && Array.isArray(now)) return listDifference(old as readonly Json[], now as readonly Json[]);
+    const [before, after] = [whole(old), whole(now)];
+    let alike = 0;
+    while (alike < before.length && before[alike] === after[alike]) alike++;
+    // Of two long texts, the part where they begin to differ.
+    const from = Math.max(before.length, after.length) > LONGEST && alike > CONTEXT ? alike - CONTEXT : 0;
+    return `${clipped(before, from)} → ${clipped(after, from)}`;
+}
+
+/** What is in one of two lists only: of four questions, the one that is another. */
+function listDifference(old: readonly Json[], now: readonly Json[]): string {
+    const without = (these: readonly Json[], those: readonly Json[]) =>
+        these.filter((one) => !those.some((other) => same(one, other)));
+    const [removed, added] = [without(old, now), without(now, old)];
+    const [before, after] = [removed, added].map((ones) => ones.map(shown).join(", "));
+    if (removed.length > 0 && added.length > 0) return `${before ?? ""} → ${after ?? ""}`;
+    if (added.length > 0) return `added: ${after ?? ""}`;
+    return removed.length > 0 ? `removed: ${before ?? ""}` : "in another order or number";
+}
+
+const LONGEST = 60;
+const CONTEXT = 12;
+
 function shown(value: Json): string {
+    return clipped(whole(value), 0);
+}
+
+function whole(value: Json): string {
     if (hasUnknown(value)) return "known after the stage before has run";
-    if (typeof value === "string") return /^[0-9a-f]{64}$/.test(value) ? value.slice(0, 12) : value;
-    const text = JSON.stringify(value);
-    return text.length > 60 ? `${text.slice(0, 57)}…` : text;
+    if (typeof value !== "string") return JSON.stringify(value);
+    return /^[0-9a-f]{64}$/.test(value) ? value.slice(0, 12) : value.replace(/\s+/g, " ");
+}
+
+function clipped(text: string, from: number): string {
+    const rest = text.slice(from);
+    return (from > 0 ? "…" : "") + (rest.length > LONGEST ? `${rest.slice(0, LONGEST - 3)}…` : rest);
 }

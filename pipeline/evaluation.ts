@@ -58,6 +58,8 @@ export const evaluation: Stage<Inputs> = {
         };
     },
 
+    effort: ({ trained: _trained, baseline: _baseline, ...like }) => ({ amount: 1, like }),
+
     facts: (metrics) => ({
         base: metric(metrics, "base"),
         tuned: metric(metrics, "tuned"),

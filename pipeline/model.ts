@@ -102,7 +102,8 @@ export const model: Stage<Inputs> = {
                 // The artifact is a copy: its digest is that of the folder.
                 inPreview: async () => {
                     const files = await modelFiles(source.folder);
-                    return { digest: await folderDigest(source.folder), metrics: { files: files.length } };
+                    const metrics = { files: files.length, origin: originOf(source, content) };
+                    return { digest: await folderDigest(source.folder), metrics };
                 },
                 async run({ folder, progress }) {
                     progress(`copying ${source.folder}`);

@@ -34,7 +34,7 @@ export const report: Stage<Inputs> = {
     kind: "Report",
     fields,
     transport: ["keys"],
-    tools: () => ({ contract: 1 }),
+    tools: () => ({ contract: 2 }),
 
     work({ stack, notice, keys }) {
         return {
@@ -49,6 +49,8 @@ export const report: Stage<Inputs> = {
             },
         };
     },
+
+    effort: () => ({ amount: 1, like: {} }),
 
     facts: () => ({}),
 };
@@ -77,9 +79,10 @@ async function gather(
     const artifact = (name: Name, file: string) => path.join(store.artifactFolder(results[name].digest), file);
 
     const stages = names.map((name): ReportStage => {
-        const { key, kind, digest, seconds, finishedAt } = results[name];
-        const action = session.get(name)?.action ?? "unchanged";
-        return { name, kind, action, seconds, run: key.slice(0, 12), digest, finishedAt: new Date(finishedAt * 1000) };
+        const { key, kind, digest, seconds, finishedAt, host } = results[name];
+        const done = session.get(name) ?? { action: "unchanged", seconds: 0, reasons: [] };
+        const made = { run: key.slice(0, 12), digest, finishedAt: new Date(finishedAt * 1000), host };
+        return { name, kind, ...made, ...done, seconds: done.seconds || seconds };
     });
     const jobOf = async (name: Name): Promise<JsonObject> =>
         (await readJson<{ parameters: JsonObject }>(path.join(store.runFolder(keys[name]), "job.json")))?.parameters ??

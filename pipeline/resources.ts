@@ -48,6 +48,11 @@ export class Model extends StageResource {
     constructor(name: string, args: Inputs<ModelArgs>, options?: CustomResourceOptions) {
         super("Model", name, args, options);
     }
+
+    /** Where it came from, exactly; of one that was interrupted nothing is known. */
+    get origin(): Output<JsonObject> {
+        return this.facts.apply((facts: JsonObject | undefined) => (facts?.["origin"] ?? {}) as JsonObject);
+    }
 }
 
 /** The fine-tune: an adapter, or a whole model. */

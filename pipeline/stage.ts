@@ -17,7 +17,18 @@ export interface ClientContext {
 /** What a stage did in the update that is going on, for the report. */
 export interface SessionEntry {
     readonly action: "ran" | "cached" | "attached";
+    /** Of all that was run for it; 0 where that was nothing. */
     readonly seconds: number;
+    /** Why, in words, each with the old value and the new one. */
+    readonly reasons: readonly string[];
+    /** What earlier runs had let one expect. */
+    readonly expectedSeconds?: number | undefined;
+}
+
+/** Of two runs that are alike, the time of the steps goes with the amount. */
+export interface Effort {
+    readonly amount: number;
+    readonly like: JsonObject;
 }
 
 /** One execution on a target: a job without what the target adds to it. */
@@ -68,6 +79,8 @@ export interface Stage<Inputs = any> {
      */
     resolve?(inputs: Inputs, previous: Inputs | undefined): Promise<JsonObject>;
     work(inputs: Inputs, key: string): Work;
+    /** How much there is to do, from a job's parameters and inputs; without it, one takes as long as another just like it. */
+    effort?(job: JsonObject): Effort;
     /** The few numbers for people and `--json`, from the metrics of the run. */
     facts(metrics: Metrics): JsonObject;
 }

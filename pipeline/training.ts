@@ -66,6 +66,12 @@ export const training: Stage<Inputs> = {
         };
     },
 
+    effort({ learningRate: _rate, seed: _seed, epochs, maxSteps, ...like }) {
+        return typeof maxSteps === "number"
+            ? { amount: maxSteps, like: { ...like, per: "step" } }
+            : { amount: Number(epochs), like: { ...like, per: "epoch" } };
+    },
+
     facts: (metrics) => ({
         steps: metric(metrics, "steps"),
         loss: metric(metrics, "loss"),

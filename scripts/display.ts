@@ -1,5 +1,5 @@
 import { describeChange } from "../pipeline/changes";
-import { isObject, type Json, type JsonObject } from "../pipeline/identity";
+import { isObject, UNKNOWN, type Json, type JsonObject } from "../pipeline/identity";
 import { duration } from "../pipeline/duration";
 import type { StageOutcome } from "./outcome";
 
@@ -47,6 +47,7 @@ export class Display {
         const word = WORDS[outcome.action] ?? outcome.action;
         this.line(`  ${outcome.name.padEnd(11)} ${word.padEnd(15)} ${details(outcome)}`.trimEnd());
         for (const reason of outcome.reasons) this.line(`              ${described(reason)}`);
+        if (outcome.keeps !== undefined) this.line(`              keeps ${outcome.keeps.join(", ")}`);
         if (outcome.error) this.line(indent(outcome.error));
     }
 
@@ -85,17 +86,35 @@ function clipped(text: string, columns: number): string {
 
 function described({ field, old, new: now }: StageOutcome["reasons"][number]): string {
     if (field === "drift") return now === null ? `repairs: ${compact(old)}` : compact(now);
-    if (now === "unknown") return `${field}: known when the stage before has run`;
-    if (old === null) return describeChange({ kind: "added", field, new: now });
-    if (now === null) return describeChange({ kind: "removed", field, old });
-    return describeChange({ kind: "changed", field, old, new: now });
+    if (field === "interrupted") return "the last update did not come to its end";
+    const after = now === "unknown" ? UNKNOWN : now;
+    if (old === null) return describeChange({ kind: "added", field, new: after });
+    if (after === null) return describeChange({ kind: "removed", field, old });
+    return describeChange({ kind: "changed", field, old, new: after });
 }
 
-function details({ action, seconds, expectedSeconds, facts }: StageOutcome): string {
+function details(outcome: StageOutcome): string {
+    const { action, run, madeAt, facts } = outcome;
     if (action === "unchanged") return "";
-    const took = seconds !== undefined && (action === "ran" || action === "attached") ? duration(seconds) : "";
-    const time = expectedSeconds === undefined ? took : `took ${duration(expectedSeconds)} last time`;
-    return `${time.padEnd(6)} ${facts === undefined ? "" : summary(facts)}`.trimEnd();
+    if (action === "detached") return run === undefined ? "" : `npm run logs -- ${run}`;
+    const reused = action === "cached" || action === "would-reuse";
+    const from =
+        reused && run !== undefined && madeAt !== undefined ? `run ${run} of ${localTime(madeAt)}` : time(outcome);
+    const all = [outcome.isNew === true ? "new" : "", from].filter((part) => part !== "").join(", ");
+    const what = facts === undefined || action === "drifted" ? "" : summary(facts);
+    return (all.length > 6 ? `${all}  ${what}` : `${all.padEnd(6)} ${what}`).trimEnd();
+}
+
+function time({ action, seconds, expectedSeconds, lastSeconds }: StageOutcome): string {
+    if (expectedSeconds !== undefined) return `about ${duration(expectedSeconds)}`;
+    if (lastSeconds !== undefined) return `took ${duration(lastSeconds)} last time`;
+    return seconds !== undefined && (action === "ran" || action === "attached") ? duration(seconds) : "";
+}
+
+/** A time as the reader's clock shows it: 2026-07-30 14:05. */
+export function localTime(time: string): string {
+    const at = new Date(time);
+    return new Date(at.getTime() - at.getTimezoneOffset() * 60_000).toISOString().slice(0, 16).replace("T", " ");
 }
 
 /** Facts in one line; two groups of the same measures, such as of base and tuned model, side by side. */
@@ -107,9 +126,14 @@ function summary(facts: JsonObject): string {
     return [...compared, listed(rest)].filter((part) => part !== "").join(", ");
 }
 
+/** The engine sorts fields by their names; people follow rows from the source to the split, and steps to losses. */
+const ORDER = ["scanned", "kept", "dropped", "rows", "train", "validation", "test", "files", "bytes", "steps", "loss"];
+
 function listed(facts: JsonObject): string {
+    const place = (name: string): number => (ORDER.includes(name) ? ORDER.indexOf(name) : ORDER.length);
     return Object.entries(facts)
         .filter(([, value]) => value !== null && value !== undefined)
+        .sort(([one], [other]) => place(one) - place(other))
         .map(([name, value]) => (name === "bytes" ? size(Number(value)) : `${name} ${compact(value ?? null)}`))
         .join(", ");
 }

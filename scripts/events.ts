@@ -25,4 +25,6 @@ export interface StepMetadata {
 export interface ResourceState {
     readonly inputs: JsonObject;
     readonly outputs: JsonObject;
+    /** Why the last operation on it did not come to its end. */
+    readonly initErrors?: readonly string[];
 }

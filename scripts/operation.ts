@@ -1,6 +1,8 @@
 import * as fs from "node:fs";
 import * as path from "node:path";
 import { Command } from "commander";
+import { duration } from "../pipeline/duration";
+import { isActive, listRuns } from "../pipeline/store/runs";
 import { pendingUploads, type Upload } from "../pipeline/store/uploads";
 import { parseOrExplain, UsageError } from "./arguments";
 import { Display } from "./display";
@@ -58,7 +60,7 @@ export async function operate(operation: Operation, args: readonly string[], pul
 
     if (operation === "up" && !ended.cancelled) await sendAgain(unsent, display);
     const { declared } = await import("../pipeline/resources");
-    const stages = outcomes.list(operation === "up" || operation === "preview" ? declared : []);
+    const stages = outcomes.list(operation === "up" || operation === "preview" ? declared : []).map(withActiveRun);
     const result = judge(ended, outcomes, stages);
     if (operation === "up" || (operation === "destroy" && result === "succeeded")) {
         writeRoots(options.stack, operation === "up" ? stages.flatMap((stage) => stage.key ?? []) : []);
@@ -70,7 +72,8 @@ export async function operate(operation: Operation, args: readonly string[], pul
     if (problem !== undefined) process.stderr.write(`${problem}\n`);
     display.line(closing(operation, result, stages, (Date.now() - begin) / 1000, outcomes));
     if (options.json) {
-        const answer = { stack: options.stack, result, stages, outputs: outcomes.outputs };
+        const error = problem === undefined ? {} : { error: problem };
+        const answer = { stack: options.stack, result, stages, outputs: outcomes.outputs, ...error };
         process.stdout.write(`${JSON.stringify(answer)}\n`);
     }
     return result === "failed" && (ended.programError !== undefined || outcomes.misconfigured)
@@ -106,7 +109,7 @@ function parse(operation: Operation, args: readonly string[]): Options | undefin
         );
     }
     if (operation === "up") {
-        command.option("--detach", "end as soon as the training is under way; it goes on", false);
+        command.option("--detach", "end as soon as a run is under way; it goes on", false);
     }
     return parseOrExplain(command, args) as Options | undefined;
 }
@@ -140,7 +143,7 @@ function show(event: EngineEvent, outcomes: Outcomes, display: Display): void {
     if (outcome !== undefined) {
         outcomes.shown.add(outcome.name);
         // Quiet when all is well: the closing line counts what is as it was.
-        if (outcome.action !== "unchanged" || outcomes.operation === "preview") display.stage(outcome);
+        if (outcome.action !== "unchanged" || outcomes.operation === "preview") display.stage(withActiveRun(outcome));
     }
     const diagnostic = event.diagnosticEvent;
     if (diagnostic?.ephemeral === true && diagnostic.urn) {
@@ -150,9 +153,19 @@ function show(event: EngineEvent, outcomes: Outcomes, display: Display): void {
     }
 }
 
-/** Whether a training has reported a step: from then on nothing is lost by leaving. */
+/**
+ * Whether a run has reported a step, such as `learning, step 3/10`: from then on nothing is lost by leaving. What has to
+ * be there before a training, data set and model, has no steps.
+ */
 function isStep({ diagnosticEvent }: EngineEvent): boolean {
-    return diagnosticEvent?.ephemeral === true && diagnosticEvent.message.startsWith("learning, step ");
+    return diagnosticEvent?.ephemeral === true && /^[a-z -]+, step \d/.test(diagnosticEvent.message);
+}
+
+/** What a detached stage has going on, where that is on this machine: an interrupted operation answers no outputs. */
+function withActiveRun(stage: StageOutcome): StageOutcome {
+    if (stage.action !== "detached") return stage;
+    const active = listRuns(home()).find((run) => run.stage === stage.name && isActive(run));
+    return active === undefined ? stage : { ...stage, key: active.key, run: active.run };
 }
 
 function judge(ended: Ended, outcomes: Outcomes, stages: readonly StageOutcome[]): Result {
@@ -168,6 +181,15 @@ function problemOf(ended: Ended, outcomes: Outcomes): string | undefined {
     if (ended.programError !== undefined) return ended.programError.message;
     const others = outcomes.errors.filter((text) => text !== "update failed").join("\n");
     return others || (outcomes.hasStageErrors() ? undefined : explainCli(ended.stderr));
+}
+
+/** The sum of what is expected; where that is not known of every stage, of how many it is. */
+function expected(stages: readonly StageOutcome[]): string {
+    const running = stages.filter((stage) => stage.action === "would-run");
+    const known = running.flatMap((stage) => stage.expectedSeconds ?? []);
+    if (known.length === 0) return "";
+    const sum = duration(known.reduce((total, one) => total + one, 0));
+    return ` (about ${sum}${known.length < running.length ? ` for ${known.length} of them` : ""})`;
 }
 
 function closing(
@@ -189,7 +211,7 @@ function closing(
         return `Nothing to do: ${stages.length} stages are unchanged (${took}).`;
     }
     if (operation === "preview") {
-        return `Would run ${count("would-run")}, reuse ${count("would-reuse")}, unchanged ${count("unchanged")} (${took}).`;
+        return `Would run ${count("would-run")}${expected(stages)}, reuse ${count("would-reuse")}, unchanged ${count("unchanged")} (${took}).`;
     }
     const report = outcomes.outputs["report"];
     return `Done in ${took}.${typeof report === "string" ? ` Report: ${report}` : ""}`;

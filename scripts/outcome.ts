@@ -31,10 +31,20 @@ export interface StageOutcome {
     readonly action: Action;
     readonly key?: string;
     readonly digest?: string;
+    /** The run that the result is of, and when that was made; in a preview also the one that would be. */
     readonly run?: string;
+    readonly madeAt?: string;
+    /** The machine that it was made on, of a run on a target. */
+    readonly host?: JsonObject;
     readonly seconds?: number;
-    /** In a preview: how long the newest run of the stage took on such a machine. */
+    /** In a preview: whether the stack does not have the stage yet. */
+    readonly isNew?: true;
+    /** In a preview: how long it takes, going by an earlier run with as much to do on such a machine. */
     readonly expectedSeconds?: number;
+    /** In a preview, where there is none of these: how long the newest one took on such a machine. */
+    readonly lastSeconds?: number;
+    /** In a preview: inputs that stay what they are, by name, of a stage that would run again. */
+    readonly keeps?: readonly string[];
     readonly uri?: string;
     readonly facts?: JsonObject;
     readonly reasons: readonly Reason[];
@@ -92,6 +102,7 @@ export class Outcomes {
         return this.put(step, {
             action: this.actionOf(step, outputs),
             reasons: step.op === "update" ? reasonsOf(step) : [],
+            ...(this.operation === "preview" && step.op === "create" ? { isNew: true } : {}),
             ...pick(outputs),
         });
     }
@@ -162,12 +173,28 @@ function tidy(text: string): string {
 
 function pick(outputs: JsonObject): Partial<StageOutcome> {
     const known = Object.entries(outputs).filter(([, value]) => !hasUnknown(value));
-    const wanted = ["key", "digest", "run", "seconds", "expectedSeconds", "uri", "facts"];
-    return Object.fromEntries(known.filter(([name]) => wanted.includes(name)));
+    const wanted = [
+        "key",
+        "digest",
+        "run",
+        "host",
+        "seconds",
+        "expectedSeconds",
+        "lastSeconds",
+        "keeps",
+        "uri",
+        "facts",
+    ];
+    const picked = known.filter(([name]) => wanted.includes(name));
+    const madeAt = known.flatMap(([name, value]) => (name === "finishedAt" ? [["madeAt", value] as const] : []));
+    return Object.fromEntries([...picked, ...madeAt]);
 }
 
 function reasonsOf(step: StepMetadata): Reason[] {
-    return Object.keys(step.detailedDiff ?? {}).map((field) => {
+    const fields = Object.keys(step.detailedDiff ?? {});
+    // Nothing differs: the engine repeats what was interrupted.
+    if (fields.length === 0) return [{ field: "interrupted", old: step.old?.initErrors?.[0] ?? null, new: null }];
+    return fields.map((field) => {
         // A refresh finds it, an update takes it away.
         if (field === "drift") {
             return { field, old: step.old?.outputs["drift"] ?? null, new: step.new?.outputs["drift"] ?? null };

@@ -1,6 +1,2 @@
 "use strict";
-const start = require("./start.cjs");
-
-start(["node-modules", "pulumi-cli", "python"], ({ pulumi }, args) =>
-    require("./operation.ts").operate("preview", args, pulumi),
-);
+require("./operation.cjs")("preview");

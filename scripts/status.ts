@@ -1,9 +1,10 @@
 import { Command } from "commander";
 import { duration } from "../pipeline/duration";
 import type { JsonObject } from "../pipeline/identity";
-import { listRuns, type RunSummary } from "../pipeline/store/runs";
+import { isActive, listRuns, type RunSummary } from "../pipeline/store/runs";
 import { pendingUploads } from "../pipeline/store/uploads";
 import { parseOrExplain } from "./arguments";
+import { localTime } from "./display";
 import { home } from "./locations.cjs";
 import { readStacks, type StackStatus } from "./stacks";
 
@@ -72,7 +73,7 @@ function describeStack({ stack, stages, problem }: StackStatus, runs: readonly R
 
 function finished(outputs: JsonObject): string {
     const at = outputs["finishedAt"];
-    return typeof at === "string" ? `since ${new Date(at).toLocaleString()}` : "";
+    return typeof at === "string" ? `made ${localTime(at)}` : "";
 }
 
 function describeRuns(runs: readonly RunSummary[]): string[] {
@@ -84,10 +85,6 @@ function describeRuns(runs: readonly RunSummary[]): string[] {
     const more =
         runs.length > shown.length ? [`  … and ${runs.length - shown.length} older ones (--json lists all)`] : [];
     return ["runs", ...lines, ...more];
-}
-
-function isActive(run: RunSummary): boolean {
-    return run.state === "queued" || run.state === "running";
 }
 
 function progress(run: RunSummary): string {

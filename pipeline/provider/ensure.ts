@@ -29,6 +29,8 @@ export class Detached extends Error {}
 interface Ensured {
     readonly result: Result;
     readonly action: SessionEntry["action"];
+    /** Of all that was run for it, now or by those that it attached to. */
+    readonly seconds: number;
 }
 
 /** The result of a stage: taken from the store, or of the run that is already going on, or of one that is started. */
@@ -45,27 +47,32 @@ export async function ensure(
     if (stored !== undefined) {
         await store.touch(stored);
         if (work.on === "target" && stored.at === undefined) await sent(stored, surroundings);
-        return { result: stored, action: "cached" };
+        return { result: stored, action: "cached", seconds: 0 };
     }
     // A cancelled update starts nothing more, although the engine may still ask.
     if (surroundings.cancelled.aborted) throw new Detached();
     switch (work.on) {
         case "client": {
             const run = { key, kind: stage.kind, stage: name, parameters: inputs };
-            const made = store.make(run, (folder) => work.run({ folder, store, progress, session }));
-            return { result: await orDetached(made, surroundings), action: "ran" };
+            const making = store.make(run, (folder) => work.run({ folder, store, progress, session }));
+            const result = await orDetached(making, surroundings);
+            return { result, action: "ran", seconds: result.seconds };
         }
         case "target": {
-            const actions: SessionEntry["action"][] = [];
+            const before: Ensured[] = [];
             const artifacts: Record<string, string> = {};
-            for (const [input, before] of Object.entries(work.before ?? {})) {
-                const { result, action } = await ensureRun(before, name, surroundings);
-                artifacts[input] = result.digest;
-                if (action !== "cached") actions.push(action);
+            for (const [input, one] of Object.entries(work.before ?? {})) {
+                const ensured = await ensureRun(one, name, surroundings);
+                artifacts[input] = ensured.result.digest;
+                before.push(ensured);
             }
             const run = { ...work.run, inputs: { ...work.run.inputs, ...artifacts } };
-            const { result, action } = await ensureRun(run, name, surroundings);
-            return { result, action: actions.includes("ran") ? "ran" : action };
+            const { result, action, seconds } = await ensureRun(run, name, surroundings);
+            return {
+                result,
+                action: before.some((one) => one.action === "ran") ? "ran" : action,
+                seconds: Math.round(10 * before.reduce((sum, one) => sum + one.seconds, seconds)) / 10,
+            };
         }
     }
 }
@@ -75,7 +82,7 @@ async function ensureRun(run: TargetRun, stage: string, surroundings: Surroundin
     const stored = (await store.result(run.key)) ?? (await fetched(run.key, surroundings));
     // A result without its artifact is no result: the run is repeated. One that appears from here on is a good one.
     const again = stored !== undefined && (await store.flaw(stored)) !== undefined;
-    if (stored !== undefined && !again) return { result: stored, action: "cached" };
+    if (stored !== undefined && !again) return { result: stored, action: "cached", seconds: 0 };
     if (surroundings.cancelled.aborted) throw new Detached();
     await provide(Object.entries(run.inputs), stage, surroundings);
     const { stays, ...rest } = run;
@@ -88,7 +95,7 @@ async function ensureRun(run: TargetRun, stage: string, surroundings: Surroundin
     }
     const result = await orDetached(executor.collect(made, stays, progress), surroundings);
     if (result.at === undefined) await sent(result, surroundings);
-    return { result, action: status.started ? "ran" : "attached" };
+    return { result, action: status.started ? "ran" : "attached", seconds: result.seconds };
 }
 
 /** What the mirror has of a key. It only saves work: where it does not answer, the stage runs. */

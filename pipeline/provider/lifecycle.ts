@@ -9,13 +9,24 @@ import { changesBetween, describeChange, type Change } from "../changes";
 import { duration } from "../duration";
 import type { Executor } from "../executor/executor";
 import { problemsOf, unknownKey } from "../fields";
-import { digestOfFiles, hasUnknown, listFiles, sha256, UNKNOWN, type Json, type JsonObject } from "../identity";
+import {
+    digestOfFiles,
+    hasUnknown,
+    leaves,
+    listFiles,
+    same,
+    sha256,
+    UNKNOWN,
+    type Json,
+    type JsonObject,
+} from "../identity";
 import { identityOf, stageKey, type Foreseen, type SessionEntry, type Stage } from "../stage";
 import { stages } from "../stages";
 import { Mirror, Unreachable } from "../store/mirror";
 import { readJson, writeJson, type Metrics, type Result, type Store } from "../store/store";
 import { UserError } from "../user-error";
 import { Detached, ensure } from "./ensure";
+import { before, expectationOf, thisMachine, type Expectation } from "./expectation";
 import { secretPaths, unwrapSecrets, withoutNulls } from "./values";
 
 /** Shows text at a resource. An ephemeral line is replaced by the next one, another stays until the end. */
@@ -118,15 +129,46 @@ export class Lifecycle {
         const inputs = plain(news);
         const identity = identityOf(stage, inputs);
         const outputs = await this.foreseen(stage, urn, inputs, identity);
-        const why = olds === undefined ? "new" : reasons(stage, identity, olds, oldInputs ?? {});
+        const why = olds === undefined ? "new" : reasons(stage, identity, olds, oldInputs ?? {}).join("; ");
         if (outputs["action"] === "would-reuse") {
             this.log(urn, `would be taken from the store: ${why}`, { ephemeral: false });
             return outputs;
         }
-        const seconds = await this.store.lastSeconds(stage.kind);
-        const time = seconds === undefined ? "" : ` (took ${duration(seconds)} last time)`;
-        this.log(urn, `would run${time}: ${why}`, { ephemeral: false });
-        return seconds === undefined ? outputs : { ...outputs, expectedSeconds: seconds };
+        const expected = await this.expected(stage, inputs, olds, oldInputs);
+        this.log(urn, `would run${inWords(expected)}: ${why}`, { ephemeral: false });
+        const keeps = oldInputs === undefined ? [] : await this.kept(stage, plain(oldInputs), inputs);
+        return { ...outputs, ...expected, ...(keeps.length === 0 ? {} : { keeps }) };
+    }
+
+    /** The results that stay what they were, by the name of the input. */
+    private async kept(stage: Stage, old: JsonObject, now: JsonObject): Promise<string[]> {
+        const were = leaves(identityOf(stage, old));
+        const are = leaves(identityOf(stage, now));
+        const unchanged = [...are].filter(([field, value]) => isDigest(value) && were.get(field) === value);
+        const inputs = unchanged.flatMap(([field]) => /^(?:digests\.)?(\w+)$/.exec(field)?.[1] ?? []);
+        if (hasUnknown(now["source"])) return inputs;
+        return [...inputs, ...(await before(stage.work(now, ""), this.store)).stored];
+    }
+
+    /** How long a stage is likely to take: on another machine it depends on what that one was the last time. */
+    private async expected(
+        stage: Stage,
+        inputs: JsonObject,
+        olds: JsonObject | undefined,
+        oldInputs: JsonObject | undefined,
+    ): Promise<Expectation> {
+        if (hasUnknown(inputs["source"])) return {};
+        const target = targetSchema.safeParse(inputs["target"]);
+        const work = stage.work(inputs, "");
+        const here = work.on === "client" || (target.success && target.data.type === "local");
+        const machine = here ? thisMachine : await this.lastHost(inputs, olds, oldInputs);
+        return machine === undefined ? {} : expectationOf(stage, inputs, work, machine, this.store);
+    }
+
+    private async lastHost(inputs: JsonObject, olds: JsonObject = {}, oldInputs: JsonObject = {}) {
+        const key = olds["key"];
+        if (typeof key !== "string" || !same(plain(oldInputs)["target"], inputs["target"])) return undefined;
+        return (await this.store.result(key))?.host;
     }
 
     private async foreseen(stage: Stage, urn: string, inputs: JsonObject, identity: JsonObject): Promise<JsonObject> {
@@ -155,14 +197,22 @@ export class Lifecycle {
      * Brings the result of the inputs about. Where the update is cancelled meanwhile, `Interrupted` carries the old
      * outputs (of an update) or none (of a create): what is returned would reach the stages after this one.
      */
-    async apply(urn: string, news: JsonObject, olds: JsonObject | undefined): Promise<JsonObject> {
+    async apply(
+        urn: string,
+        news: JsonObject,
+        olds: JsonObject | undefined,
+        oldInputs: JsonObject | undefined,
+    ): Promise<JsonObject> {
         const stage = stageOf(urn);
         const name = nameOf(urn);
         const inputs = plain(news);
         const target = targetSchema.safeParse(inputs["target"] ?? { type: "local" });
         if (!target.success) throw new UserError(`target: ${problemsOf(target.error)[0]?.message ?? ""}`);
+        const why = olds === undefined ? [] : reasons(stage, identityOf(stage, inputs), olds, oldInputs ?? {});
+        // Before the run itself is among the earlier ones.
+        const { expectedSeconds } = await this.expected(stage, inputs, olds, oldInputs);
         try {
-            const { result, action } = await ensure(stage, name, inputs, {
+            const { result, action, seconds } = await ensure(stage, name, inputs, {
                 store: this.store,
                 executor: this.executor(target.data, urn),
                 limitSeconds: limitSeconds(target.data),
@@ -176,8 +226,8 @@ export class Lifecycle {
                     this.warn(urn, text);
                 },
             });
-            this.session.set(name, { action, seconds: action === "cached" ? 0 : result.seconds });
-            return this.outputs(stage, result, action);
+            this.session.set(name, { action, seconds, reasons: why, expectedSeconds });
+            return this.outputs(stage, action === "cached" ? result : { ...result, seconds }, action);
         } catch (error) {
             if (error instanceof Detached) throw new Interrupted(olds ?? {});
             throw error;
@@ -264,16 +314,26 @@ export class Lifecycle {
             ...("seconds" in result
                 ? { seconds: result.seconds, finishedAt: new Date(result.finishedAt * 1000).toISOString() }
                 : {}),
+            ...("host" in result ? { host: result.host } : {}),
             action,
         };
     }
 }
 
-/** Why an update is called, in one line: also where nothing has changed. */
-function reasons(stage: Stage, identity: JsonObject, olds: JsonObject, oldInputs: JsonObject): string {
+/** Why an update is called, in words: also where nothing has changed. */
+function reasons(stage: Stage, identity: JsonObject, olds: JsonObject, oldInputs: JsonObject): string[] {
     const changes = changesBetween(identityOf(stage, plain(oldInputs)), identity).map(describeChange);
     if (typeof olds["drift"] === "string") changes.push(`repairs: ${olds["drift"]}`);
-    return changes.join("; ") || "the last update did not come to its end";
+    return changes.length > 0 ? changes : ["the last update did not come to its end"];
+}
+
+function isDigest(value: Json): boolean {
+    return typeof value === "string" && /^[0-9a-f]{64}$/.test(value);
+}
+
+function inWords({ expectedSeconds, lastSeconds }: Expectation): string {
+    if (expectedSeconds !== undefined) return ` (about ${duration(expectedSeconds)})`;
+    return lastSeconds === undefined ? "" : ` (took ${duration(lastSeconds)} last time)`;
 }
 
 /** Where the artifact lies. */

@@ -88,7 +88,7 @@ export function serveProvider(server: grpc.Server, stages: Lifecycle, hosts: Res
             }
             // The id never changes, not even with the key: a stage reruns in place.
             const id = urn.slice(urn.lastIndexOf("::") + 2);
-            const outputs = await orInitFailure(id, inputs, () => of(urn).apply(urn, inputs, undefined));
+            const outputs = await orInitFailure(id, inputs, () => of(urn).apply(urn, inputs, undefined, undefined));
             return response.setId(id).setProperties(struct(outputs));
         }),
 
@@ -97,9 +97,10 @@ export function serveProvider(server: grpc.Server, stages: Lifecycle, hosts: Res
             const urn = request.getUrn();
             const inputs = json(request.getNews());
             const olds = json(request.getOlds());
+            const oldInputs = json(request.getOldInputs());
             const outputs = request.getPreview()
-                ? await of(urn).preview(urn, inputs, olds, json(request.getOldInputs()))
-                : await orInitFailure(request.getId(), inputs, () => of(urn).apply(urn, inputs, olds));
+                ? await of(urn).preview(urn, inputs, olds, oldInputs)
+                : await orInitFailure(request.getId(), inputs, () => of(urn).apply(urn, inputs, olds, oldInputs));
             return response.setProperties(struct(outputs));
         }),
 

@@ -1,4 +1,5 @@
 import type { Json, JsonObject } from "../identity";
+import type { Result } from "../store/store";
 
 /** Everything that a report shows, gathered from the store; render.ts turns it into a page. */
 export interface ReportData {
@@ -46,12 +47,20 @@ export interface ReportStage {
     readonly name: string;
     readonly kind: string;
     readonly action: "ran" | "cached" | "attached" | "unchanged";
-    /** Of the run that made the result, whenever that was. */
+    /** Of all that this update ran for it; of one that it did not run, of the run that made the result. */
     readonly seconds: number;
+    /** What earlier runs had let one expect of this one. */
+    readonly expectedSeconds?: number | undefined;
+    /** Why this update looked at it, in words. */
+    readonly reasons: readonly string[];
+    /** The machine that the result was made on, such as { cpus: 2, machine: "x86_64" }; none of what the client makes. */
+    readonly host?: Host | undefined;
     readonly run: string;
     readonly digest: string;
     readonly finishedAt: Date;
 }
+
+type Host = Omit<NonNullable<Result["host"]>, "name" | "driver">;
 
 /** What evaluate.py writes. Scores are percent, the loss is mean cross-entropy per token; null where nothing was held out. */
 export interface ModelEvaluation {

@@ -127,20 +127,46 @@ function stageGraph(stages: readonly ReportStage[]): Html {
     if (stages.length === 0) return html`<p>No stages.</p>`;
     return html`<ol class="graph">
         ${stages.map(
-            ({ name, kind, action, seconds, run, digest, finishedAt }) =>
-                html`<li class="${action}">
+            (stage) =>
+                html`<li class="${stage.action}">
                     <p>
-                        <strong>${inline(name)}</strong>
-                        ${name.toLowerCase() === kind.toLowerCase() ? undefined : html`<span>${kind}</span>`}
-                        <span class="badge">${action}</span>
+                        <strong>${inline(stage.name)}</strong>
+                        ${
+                            stage.name.toLowerCase() === stage.kind.toLowerCase()
+                                ? undefined
+                                : html`<span>${stage.kind}</span>`
+                        }
+                        <span class="badge">${stage.action}</span>
                     </p>
-                    <p>Took ${duration(seconds)}${actions[action]}.</p>
+                    <p>Took ${duration(stage.seconds)}${actions[stage.action]}${expectation(stage)}.</p>
+                    ${why(stage)}
                     <p class="muted">
-                        run <code>${run}</code>, finished
-                        <time datetime="${finishedAt.toISOString()}">${time(finishedAt)}</time>, digest
-                        <code title="${digest}">${digest.slice(0, 12)}</code>
+                        run <code>${stage.run}</code>, finished
+                        <time datetime="${stage.finishedAt.toISOString()}">${time(stage.finishedAt)}</time
+                        >${machine(stage)}, digest <code title="${stage.digest}">${stage.digest.slice(0, 12)}</code>
                     </p>
                 </li>`,
         )}
     </ol>`;
+}
+
+function expectation({ action, expectedSeconds }: ReportStage): string {
+    const worked = action === "ran" || action === "attached";
+    return worked && expectedSeconds !== undefined ? `; ${duration(expectedSeconds)} were expected` : "";
+}
+
+function why({ action, reasons }: ReportStage): Html | undefined {
+    if (action === "unchanged") return undefined;
+    if (reasons.length === 0) return html`<p>Why: it is new in this stack.</p>`;
+    if (reasons.length === 1) return html`<p>Why: ${inline(reasons[0] ?? "")}</p>`;
+    return html`<p>Why:</p>
+        <ul>
+            ${reasons.map((reason) => html`<li>${inline(reason)}</li>`)}
+        </ul>`;
+}
+
+function machine({ host }: ReportStage): string {
+    if (host === undefined) return "";
+    const gpus = host.gpus === undefined || host.gpus.length === 0 ? [] : [host.gpus.join(" and ")];
+    return ` on ${[`${plural(host.cpus, "CPU")} (${host.machine})`, ...gpus].join(", ")}`;
 }

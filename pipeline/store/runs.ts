@@ -58,6 +58,10 @@ export function listRuns(home: string): RunSummary[] {
     return runs.sort((a, b) => (b.queuedAt ?? 0) - (a.queuedAt ?? 0));
 }
 
+export function isActive({ state }: RunSummary): boolean {
+    return state === "queued" || state === "running";
+}
+
 /** The one run whose key begins with `name`. Throws UserError where there is none, or more than one. */
 export function findRun(home: string, name: string): RunSummary {
     const found = listRuns(home).filter((run) => /^[0-9a-f]+$/.test(name) && run.key.startsWith(name));

@@ -1,5 +1,4 @@
 import * as fs from "node:fs";
-import * as os from "node:os";
 import * as path from "node:path";
 import type { Job } from "../executor/executor";
 import { digestOfFiles, fileDigest, listFiles, parseJson, temporaryName, type FileEntry, type Json } from "../identity";
@@ -34,6 +33,9 @@ export interface Result {
  * it on a target. Runs are found by key, artifacts by digest, and nothing counts before it was verified.
  */
 export class Store {
+    private history: Promise<{ key: string; usedAt: number }[]> | undefined;
+    private readonly read = new Map<string, Promise<Result | undefined>>();
+
     constructor(readonly home: string) {}
 
     runFolder(key: string): string {
@@ -67,14 +69,33 @@ export class Store {
         return undefined;
     }
 
-    /** How long the newest run of a kind took on a machine with as many CPUs as this; undefined where there is none. */
-    async lastSeconds(kind: string): Promise<number | undefined> {
+    /**
+     * The newest results of a kind, the newest first, as they were when this was first asked. Of a store with thousands
+     * of runs no more is read than must be.
+     */
+    async newest(kind: string, most: number): Promise<Result[]> {
+        this.history ??= this.lastUses();
+        const found: Result[] = [];
+        for (const { key, usedAt } of await this.history) {
+            // A use moves a file's time on and never back: what was last used before these were made is older.
+            if (found.length === most && usedAt < (found.at(-1)?.finishedAt ?? 0)) break;
+            const reading = this.read.get(key) ?? this.result(key).catch(() => undefined);
+            this.read.set(key, reading);
+            const result = await reading;
+            if (result?.kind !== kind) continue;
+            found.push(result);
+            found.sort((a, b) => b.finishedAt - a.finishedAt).splice(most);
+        }
+        return found;
+    }
+
+    private async lastUses(): Promise<{ key: string; usedAt: number }[]> {
         const keys = await fs.promises.readdir(path.join(this.home, "runs")).catch(() => []);
-        const results = await Promise.all(keys.map((key) => this.result(key)));
-        const alike = results.filter(
-            (one) => one?.kind === kind && (one.host?.cpus ?? os.cpus().length) === os.cpus().length,
-        );
-        return alike.sort((a, b) => (b?.finishedAt ?? 0) - (a?.finishedAt ?? 0))[0]?.seconds;
+        const uses = keys.map(async (key) => {
+            const stat = await fs.promises.stat(path.join(this.runFolder(key), "result.json")).catch(() => undefined);
+            return { key, usedAt: (stat?.mtimeMs ?? 0) / 1000 };
+        });
+        return (await Promise.all(uses)).filter(({ usedAt }) => usedAt > 0).sort((a, b) => b.usedAt - a.usedAt);
     }
 
     /** What is wrong with a result's artifact as far as this machine can tell: who needs one that stays elsewhere, asks there. */

@@ -59,6 +59,7 @@ describe("a training outlives whoever started it", () => {
             actions: all("skipped", { dataset: "unchanged", model: "unchanged", training: "detached" }),
             result: "detached",
         });
+        expect(answer.stages[2]).toMatchObject({ key: training()?.key, run: training()?.key.slice(0, 12) });
         expect(stderr).toMatch(/^Detached after \d+\.\d s: what runs goes on; `npm run up` attaches to it\.$/m);
         expectClean();
         expect(rig.stored("training")).toMatchObject({ initErrors: [DETACHED] });
@@ -72,9 +73,14 @@ describe("a training outlives whoever started it", () => {
         const cli = await client.cli();
         for (const command of ["up", "refresh", "destroy"] as const) {
             const { code, stdout, stderr } = await rig.run(command, "--json");
-            expect({ code, stdout }).toEqual({ code: 1, stdout: "" });
+            expect(code).toBe(1);
             const who = `stack test is being updated by ${os.userInfo().username}@${os.hostname()} (pid ${cli}) since `;
             expect(stderr).toContain(who);
+            // Whoever reads the output finds an object there, however it ended.
+            expect(JSON.parse(stdout)).toEqual({
+                ...{ stack: "test", result: "failed", stages: [], outputs: {} },
+                error: expect.stringContaining(who) as string,
+            });
             expect(stderr).toMatch(/`npm run status` shows how far it is, `npm run logs -- RUN` follows a run\n$/);
         }
         expect((await rig.json("preview", ...LONG)).actions).toMatchObject({
@@ -113,7 +119,7 @@ describe("a training outlives whoever started it", () => {
         const { code, stdout, stderr } = await client.ended;
         expect(code).toBe(4);
         expect(stderr).toBe("");
-        expect(stdout).toMatch(/^ {2}training {4}detached$/m);
+        expect(stdout).toMatch(/^ {2}training {4}detached {8}npm run logs -- [0-9a-f]{12}$/m);
         expect(stdout).toMatch(/^Detached after \d+\.\d s: what runs goes on; `npm run up` attaches to it\.\n$/m);
         expectClean();
         expect(training()).toMatchObject({ state: "running", attempt: 1 });
@@ -228,6 +234,21 @@ describe("a training outlives whoever started it", () => {
             expect(training()).toMatchObject({ key: run, attempt: 1, steps: upTo(STEPS) });
             expect(whole.stage("training").digest).toBe(stage("training").digest);
         });
+    });
+
+    test("--detach with nothing to train ends as soon as the first run after the training is under way", async () => {
+        const settings = ["training.seed=7", "evaluation.batchSize=1", "evaluation.answeredRows=4"];
+        const set = [...LONG, ...settings.flatMap((one) => ["--set", one])];
+        const { code, answer, actions, stage } = await rig.json("up", "--detach", ...set);
+        expect({ code, actions, result: answer.result }).toEqual({
+            code: 4,
+            actions: all("unchanged", { evaluation: "detached", report: "skipped" }),
+            result: "detached",
+        });
+        const run = stage("evaluation").run ?? "";
+        const { code: after, actions: then } = await rig.json("up", ...set);
+        expect(rig.runs().filter(({ key }) => key.startsWith(run))).toMatchObject([{ state: "succeeded", attempt: 1 }]);
+        expect({ after, evaluation: then["evaluation"] }).toEqual({ after: 0, evaluation: "ran" });
     });
 
     test("two ups at the same instant: at least one is done, and nobody waits for a lock afterwards", async () => {

@@ -97,6 +97,19 @@ describe("mistakes", () => {
             expect(stderr.startsWith(words), stderr).toBe(true);
         });
 
+        test.each([
+            [["--stack", "nowhere"], "nowhere", "there is no stack nowhere: "],
+            [["--stack=nowhere"], "nowhere", "there is no stack nowhere: "],
+            [["--sett", "a=1", "--stack", "test"], "test", "unknown option '--sett'"],
+        ])("with --json, %j is answered with an object too", async (args, stack, words) => {
+            const { code, stdout, stderr } = await rig.run("up", "--json", ...args);
+            expect(code).toBe(2);
+            const answer = JSON.parse(stdout) as { error: string };
+            expect(answer).toEqual({ stack, result: "failed", stages: [], outputs: {}, error: answer.error });
+            expect(answer.error.startsWith(words), answer.error).toBe(true);
+            expect(stderr).toBe(`${answer.error}\n`);
+        });
+
         test.each(["logs", "stop"] as const)("%s of a run that is not there", async (command) => {
             expect(await rig.run(command, "abc")).toMatchObject({
                 code: 1,

@@ -1,9 +1,11 @@
 import { execFileSync } from "node:child_process";
 import * as fs from "node:fs";
+import * as os from "node:os";
 import * as path from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { JsonObject } from "../../pipeline/identity";
+import type { Result } from "../../pipeline/store/store";
 import { all, digestsOf, filesBelow, listing, python, Rig, stageOf, STAGES, type Answer } from "./rig";
 
 // One home, from nothing to destroyed and back: each test goes on where the one before it ended.
@@ -53,7 +55,13 @@ describe("a pipeline over its life", () => {
             dropped: { "empty label": 1, "empty question": 1 },
             rows: { train: 30, validation: 4, test: 4 },
         });
-        expect(stage("model").facts).toEqual({ files: 6, bytes: expect.any(Number) as number });
+        const host = { name: os.hostname(), machine: os.machine(), cpus: os.cpus().length };
+        expect(stage("training").host).toMatchObject(host);
+        expect(stage("model").facts).toEqual({
+            files: 6,
+            bytes: expect.any(Number) as number,
+            origin: { random: { seed: 1 } },
+        });
         const number = expect.any(Number) as number;
         expect(stage("training").facts).toEqual({ steps: 4, loss: number, evalLoss: number });
         const metrics = { evalLoss: number, bleu4: number, rouge1: number, rouge2: number, rougeL: number, rows: 4 };
@@ -70,6 +78,10 @@ describe("a pipeline over its life", () => {
             exported: stage("export").uri,
             report: `${stage("report").uri ?? ""}/report.html`,
         });
+        const took = (kind: string): number =>
+            (JSON.parse(fs.readFileSync(path.join(rig.runs(kind)[0]?.folder ?? "", "result.json"), "utf8")) as Result)
+                .seconds;
+        expect(stage("evaluation").seconds).toBeCloseTo(took("Baseline") + took("Evaluation"), 5);
         expect(keys()).toHaveLength(7); // the six stages and the evaluation of the base
     });
 
@@ -81,6 +93,9 @@ describe("a pipeline over its life", () => {
         expect(filesBelow(exported)).toEqual(
             expect.arrayContaining(["README.md", "SHA256SUMS", "config.json", "model.safetensors", "retune.json"]),
         );
+        const manifest = JSON.parse(fs.readFileSync(path.join(exported, "retune.json"), "utf8")) as JsonObject;
+        expect(manifest).toMatchObject({ base: { random: { seed: 1 } }, licence: null });
+        expect(JSON.stringify(manifest)).not.toContain(os.hostname());
         execFileSync("sha256sum", ["--check", "--strict", "--quiet", "SHA256SUMS"], { cwd: exported });
         expect(fs.readFileSync(path.join(folderOf(first, "report"), "report.html"), "utf8")).toMatch(
             /^<!doctype html>/i,
@@ -141,8 +156,24 @@ describe("a pipeline over its life", () => {
         ]);
         expect(stage("training").key).toMatch(/^[0-9a-f]{64}$/);
         expect(stage("training").digest).toBeUndefined();
-        expect(stderr).toMatch(/^ {2}training {4}would run +took \d+ s last time\n {14}learningRate 0\.01 → 0\.0001$/m);
-        expect(stderr).toMatch(/^Would run 4, reuse 0, unchanged 2 \(\d+\.\d s\)\.$/m);
+        expect(stage("training")).toMatchObject({
+            keeps: ["dataset", "model"],
+            expectedSeconds: stageOf(first, "training").seconds,
+        });
+        expect(stage("evaluation").keeps).toEqual(["dataset", "model", "baseline"]);
+        expect(stage("model")).toMatchObject({
+            run: stageOf(first, "model").run,
+            madeAt: stageOf(first, "model").madeAt,
+        });
+        expect(stderr).toMatch(
+            /^ {2}training {4}would run {7}about \d+ s\n {14}learningRate 0\.01 → 0\.0001\n {14}keeps dataset, model$/m,
+        );
+        expect(stderr).toMatch(/^Would run 4 \(about \d+ (s|min)\), reuse 0, unchanged 2 \(\d+\.\d s\)\.$/m);
+        const more = await rig.json("preview", "--set", "training.maxSteps=4000");
+        expect(more.stage("training").expectedSeconds).toBeGreaterThan(10 * (stageOf(first, "training").seconds ?? 0));
+        const other = await rig.json("preview", "--set", "training.loraRank=8");
+        expect(other.stage("training")).toMatchObject({ lastSeconds: stageOf(first, "training").seconds });
+        expect(other.stage("training").expectedSeconds).toBeUndefined();
         expect(listing(rig.home)).toEqual(before);
     });
 
@@ -157,9 +188,17 @@ describe("a pipeline over its life", () => {
         expect(changed.stage("training").digest).not.toBe(stageOf(first, "training").digest);
         expect(kindsSince(before)).toEqual(["Evaluation", "Export", "Report", "Training"]); // the base is not evaluated again
 
+        const page = fs.readFileSync(path.join(folderOf(changed.answer, "report"), "report.html"), "utf8");
+        expect(page.replace(/<[^>]+>|\s+/g, " ")).toMatch(/were expected\. +Why: +learningRate 0\.01 → 0\.0001 /);
+
         const after = keys();
         const back = await rig.json("preview");
         expect(back.actions).toEqual(all("would-reuse", { dataset: "unchanged", model: "unchanged" }));
+        const { run, madeAt, digest } = stageOf(first, "training");
+        expect(back.stage("training")).toMatchObject({
+            ...{ run, madeAt, digest },
+            reasons: [{ field: "learningRate", old: 0.0001, new: 0.01 }],
+        });
         const reverted = await rig.json("up");
         expect({ code: reverted.code, actions: reverted.actions }).toEqual({
             code: 0,

@@ -51,6 +51,13 @@ describe("changes", () => {
         ]);
     });
 
+    test("of an object that is not known yet are one, and nothing of it is gone", () => {
+        const base = { package: "a", version: "1" };
+        expect(changesBetween({ base, seed: 1 }, { base: UNKNOWN, seed: 1 })).toEqual([
+            { kind: "changed", field: "base", old: base, new: UNKNOWN },
+        ]);
+    });
+
     test("are none between a value and itself, and never empty between values that differ", () => {
         const value = fc
             .dictionary(fc.string(), fc.jsonValue())
@@ -86,7 +93,20 @@ describe("a change in words", () => {
             { kind: "changed", field: "dataset", old: digest, new: UNKNOWN },
             "dataset 0123456789ab → known after the stage before has run",
         ],
-        [{ kind: "changed", field: "prompts", old: ["a"], new: ["a", "b"] }, 'prompts ["a"] → ["a","b"]'],
+        [{ kind: "changed", field: "prompts", old: ["a"], new: ["a", "b"] }, "prompts added: b"],
+        [{ kind: "changed", field: "prompts", old: ["a", "b"], new: ["b"] }, "prompts removed: a"],
+        [{ kind: "changed", field: "prompts", old: ["a", "b", "c"], new: ["a", "x", "c"] }, "prompts b → x"],
+        [{ kind: "changed", field: "prompts", old: ["a", "b"], new: ["b", "a"] }, "prompts in another order or number"],
+        [{ kind: "changed", field: "prompts", old: ["a"], new: "a" }, 'prompts ["a"] → a'],
+        [
+            { kind: "changed", field: "files", old: [digest], new: ["f".repeat(64)] },
+            "files 0123456789ab → ffffffffffff",
+        ],
+        [
+            { kind: "changed", field: "notice", old: `${"x".repeat(70)} one`, new: `${"x".repeat(70)} two` },
+            `notice …${"x".repeat(11)} one → …${"x".repeat(11)} two`,
+        ],
+        [{ kind: "changed", field: "system", old: "a\nb", new: "a" }, "system a b → a"],
         [{ kind: "added", field: "prompts", new: ["x".repeat(80)] }, `prompts added: ["${"x".repeat(55)}…`],
     ] as const)("%j", (change, words) => {
         expect(describeChange(change)).toBe(words);

@@ -35,20 +35,42 @@ function linesOf(rest: Partial<StageOutcome>): string[] {
     return written.map((text) => text.replace(/\n$/, ""));
 }
 
+const at = "2026-07-30 14:05";
+
 describe("a finished stage", () => {
+    beforeEach(() => {
+        vi.stubEnv("TZ", "UTC");
+        onTestFinished(() => {
+            vi.unstubAllEnvs();
+        });
+    });
+
     test("has its action, its time and its facts in one line", () => {
-        const facts = { steps: 24, loss: 0.81, evalLoss: null, rows: { train: 5, test: 1 }, dropped: {} };
+        // In the order of their names, as the engine hands them on.
+        const facts = { dropped: {}, evalLoss: null, loss: 0.81, rows: { test: 1, train: 5 }, steps: 24 };
         expect(linesOf({ seconds: 93.1, facts })).toEqual([
-            "  training    ran             2 min  steps 24, loss 0.81, rows (train 5, test 1), dropped ()",
+            "  training    ran             2 min  dropped (), rows (train 5, test 1), steps 24, loss 0.81",
         ]);
     });
 
     test.each([
         [{ action: "cached", seconds: 93, facts: { steps: 1 } }, "  training    cached                 steps 1"],
+        [
+            { action: "cached", run: "0123456789ab", madeAt: "2026-07-30T14:05:11Z", facts: { steps: 1 } },
+            `  training    cached          run 0123456789ab of ${at}  steps 1`,
+        ],
+        [
+            { action: "would-reuse", isNew: true, run: "0123456789ab", madeAt: "2026-07-30T14:05:11Z" },
+            `  training    would be reused new, run 0123456789ab of ${at}`,
+        ],
+        [{ action: "would-run", isNew: true }, "  training    would run       new"],
+        [{ action: "would-run", expectedSeconds: 200 }, "  training    would run       about 3 min"],
+        [{ action: "would-run", lastSeconds: 20 }, "  training    would run       took 20 s last time"],
         [{ action: "unchanged", facts: { steps: 1 } }, "  training    unchanged"],
         [{ action: "would-run" }, "  training    would run"],
         [{ action: "would-reuse" }, "  training    would be reused"],
         [{ action: "detached" }, "  training    detached"],
+        [{ action: "detached", run: "0123456789ab" }, "  training    detached        npm run logs -- 0123456789ab"],
         [{ action: "skipped", name: "evaluation" }, "  evaluation  skipped"],
     ] as const)("%j is one line without blanks at its end", (rest, line) => {
         expect(linesOf(rest)).toEqual([line]);
@@ -60,14 +82,26 @@ describe("a finished stage", () => {
             { field: "seed", old: null, new: 7 },
             { field: "maxSteps", old: 4, new: null },
             { field: "model", old: "a".repeat(64), new: "unknown" },
+            { field: "prompts", old: ["a", "b"], new: ["a", "c"] },
             { field: "drift", old: "the artifact is gone", new: null },
+            { field: "interrupted", old: "detached: …", new: null },
         ];
         expect(linesOf({ reasons }).slice(1)).toEqual([
             "              learningRate 0.0005 → 0.0001",
             "              seed added: 7",
             "              maxSteps removed (was 4)",
-            "              model: known when the stage before has run",
+            "              model aaaaaaaaaaaa → known after the stage before has run",
+            "              prompts b → c",
             "              repairs: the artifact is gone",
+            "              the last update did not come to its end",
+        ]);
+    });
+
+    test("is followed by what stays as it is", () => {
+        const reasons = [{ field: "seed", old: 1, new: 2 }];
+        expect(linesOf({ action: "would-run", reasons, keeps: ["model", "dataset"] }).slice(1)).toEqual([
+            "              seed 1 → 2",
+            "              keeps model, dataset",
         ]);
     });
 

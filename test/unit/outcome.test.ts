@@ -11,7 +11,11 @@ const training = { name: "training", type: "finetune:pipeline:Training" };
 const urn = urnOf("Training", "training");
 
 interface Sides {
-    readonly old?: { readonly inputs?: JsonObject; readonly outputs?: JsonObject };
+    readonly old?: {
+        readonly inputs?: JsonObject;
+        readonly outputs?: JsonObject;
+        readonly initErrors?: readonly string[];
+    };
     readonly new?: { readonly inputs?: JsonObject; readonly outputs?: JsonObject };
     readonly diff?: readonly string[];
 }
@@ -58,13 +62,16 @@ describe("a stage that ended", () => {
         ["update", "attached"],
         ["update", "ran"],
     ])("after %s says what the provider did: %s", (op, action) => {
-        const outcomes = after("up", ended(op, { old: {}, new: { outputs: { ...outputs, action } } }));
+        const old = { initErrors: ["detached: …"] };
+        const outcomes = after("up", ended(op, { old, new: { outputs: { ...outputs, action } } }));
         expect(outcomes.list([training])).toEqual([
             {
                 ...training,
                 action,
-                reasons: [],
+                // An update without a difference repeats what was interrupted.
+                reasons: op === "create" ? [] : [{ field: "interrupted", old: "detached: …", new: null }],
                 ...{ key: "k", run: "r", digest: "d", uri: "file:///out", seconds: 93.1, facts: { steps: 24 } },
+                madeAt: "2025-01-01T00:00:00Z",
             },
         ]);
     });
@@ -100,7 +107,7 @@ describe("a stage that ended", () => {
     test("shows in a preview only what is known", () => {
         const foreseen = { key: "k", digest: UNKNOWN, run: "r", uri: UNKNOWN, facts: UNKNOWN, action: "would-run" };
         expect(after("preview", ended("create", { new: { outputs: foreseen } })).list([training])).toEqual([
-            { ...training, action: "would-run", reasons: [], key: "k", run: "r" },
+            { ...training, action: "would-run", isNew: true, reasons: [], key: "k", run: "r" },
         ]);
     });
 

@@ -9,7 +9,8 @@ import { clipped } from "../../pipeline/report/text";
 const at = new Date("2026-07-30T14:05:11Z");
 
 function stage(name: string, kind: string, action: ReportStage["action"], seconds: number): ReportStage {
-    return { name, kind, action, seconds, run: `${name}-0123`, digest: "c0ffee".repeat(10), finishedAt: at };
+    const run = { run: `${name}-0123`, digest: "c0ffee".repeat(10), finishedAt: at };
+    return { name, kind, action, seconds, reasons: [], ...run };
 }
 
 function evaluation(which: "base" | "tuned", metrics: Partial<ModelEvaluation["metrics"]>): ModelEvaluation {
@@ -42,8 +43,17 @@ const data: ReportData = {
     stages: [
         stage("dataset", "Dataset", "unchanged", 1.2),
         stage("base", "Model", "cached", 34),
-        stage("training", "Training", "ran", 184.3),
-        stage("evaluation", "Evaluation", "attached", 71),
+        {
+            ...stage("training", "Training", "ran", 184.3),
+            reasons: ["learningRate 0.0005 → 0.0001"],
+            expectedSeconds: 150,
+            host: { machine: "x86_64", cpus: 16, gpus: ["NVIDIA A10"] },
+        },
+        {
+            ...stage("evaluation", "Evaluation", "attached", 71),
+            reasons: ["trained 0123 → 4567", "maxNewTokens 64 → 128"],
+            host: { machine: "aarch64", cpus: 1 },
+        },
     ],
     settings: { method: "lora", loraRank: 8, llamafactory: { lora_dropout: 0.1 } },
     losses: steps(40),
@@ -134,9 +144,18 @@ describe("what the page says", () => {
         expect(text).toContain(
             "dataset unchanged Took 1 s, in an earlier run; nothing that it depends on has changed.",
         );
-        expect(text).toContain("base Model cached Took 34 s, in an earlier run whose result was taken over.");
-        expect(text).toContain("training ran Took 3 min 4 s, in this update. run training-0123 , finished 2026-07-30");
-        expect(text).toContain("evaluation attached Took 1 min 11 s, in a run that was already going on.");
+        expect(text).toContain(
+            "base Model cached Took 34 s, in an earlier run whose result was taken over. Why: it is new in this stack.",
+        );
+        expect(text).toContain(
+            "training ran Took 3 min 4 s, in this update; 2 min 30 s were expected. Why: learningRate 0.0005 → 0.0001 " +
+                "run training-0123 , finished 2026-07-30 14:05 UTC on 16 CPUs (x86_64), NVIDIA A10, digest c0ffee",
+        );
+        expect(text).toContain(
+            "evaluation attached Took 1 min 11 s, in a run that was already going on. " +
+                "Why: trained 0123 → 4567 maxNewTokens 64 → 128 run evaluation-0123 , " +
+                "finished 2026-07-30 14:05 UTC on 1 CPU (aarch64), digest",
+        );
         expect(text).toContain("This update 4 min 15 s work in 2 of 4 stages");
     });
 
@@ -205,7 +224,7 @@ describe("data stays text", () => {
         ...data,
         stack: evil,
         notice: evil,
-        stages: [{ ...stage(evil, evil, "ran", 1), run: evil, digest: evil }],
+        stages: [{ ...stage(evil, evil, "ran", 1), run: evil, digest: evil, reasons: [evil] }],
         settings: { [evil]: evil },
         dataset: { ...data.dataset, dropped: { [evil]: 1 } },
         tuned: {
