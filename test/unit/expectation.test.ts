@@ -2,7 +2,7 @@ import { mkdirSync, utimesSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { beforeEach, describe, expect, onTestFinished, test, vi } from "vitest";
 import { evaluation } from "../../pipeline/evaluation";
-import { sha256, UNKNOWN, type JsonObject } from "../../pipeline/identity";
+import { digestOfFiles, sha256, UNKNOWN, type JsonObject } from "../../pipeline/identity";
 import { expectationOf, thisMachine } from "../../pipeline/provider/expectation";
 import type { Stage, TargetRun } from "../../pipeline/stage";
 import { Store, type Result } from "../../pipeline/store/store";
@@ -53,7 +53,7 @@ function made(run: Pick<TargetRun, "kind" | "parameters" | "inputs">, seconds: n
     const { kind, parameters, inputs } = run;
     writeFileSync(path.join(folder, "job.json"), JSON.stringify({ kind, parameters, inputs }));
     const host = { ...thisMachine, name: "h" };
-    const result = { key, kind, seconds, finishedAt: 1000 * runs, host, metrics: {}, files: [], ...rest };
+    const result = { key, kind, seconds, finishedAt: 1000 * runs, host, metrics: {}, digest: digestOfFiles([]), files: [], ...rest };
     writeFileSync(path.join(folder, "result.json"), JSON.stringify(result));
     utimesSync(path.join(folder, "result.json"), 1000 * runs, 1000 * runs);
     return folder;
