@@ -53,7 +53,17 @@ function made(run: Pick<TargetRun, "kind" | "parameters" | "inputs">, seconds: n
     const { kind, parameters, inputs } = run;
     writeFileSync(path.join(folder, "job.json"), JSON.stringify({ kind, parameters, inputs }));
     const host = { ...thisMachine, name: "h" };
-    const result = { key, kind, seconds, finishedAt: 1000 * runs, host, metrics: {}, digest: digestOfFiles([]), files: [], ...rest };
+    const result = {
+        key,
+        kind,
+        seconds,
+        finishedAt: 1000 * runs,
+        host,
+        metrics: {},
+        digest: digestOfFiles([]),
+        files: [],
+        ...rest,
+    };
     writeFileSync(path.join(folder, "result.json"), JSON.stringify(result));
     utimesSync(path.join(folder, "result.json"), 1000 * runs, 1000 * runs);
     return folder;
