@@ -102,8 +102,7 @@ export const model: Stage<Inputs> = {
                 // The artifact is a copy: its digest is that of the folder.
                 inPreview: async () => {
                     const files = await modelFiles(source.folder);
-                    const metrics = { files: files.length, origin: originOf(source, content) };
-                    return { digest: await folderDigest(source.folder), metrics };
+                    return { digest: await folderDigest(source.folder), metrics: { files: files.length } };
                 },
                 async run({ folder, progress }) {
                     progress(`copying ${source.folder}`);
@@ -114,7 +113,7 @@ export const model: Stage<Inputs> = {
                     if ((await folderDigest(source.folder)) !== content?.["folder"]) {
                         throw new UserError(`${source.folder} was changed while it was read: run \`npm run up\` again`);
                     }
-                    return { files: files.length, origin: originOf(source, content) };
+                    return { files: files.length };
                 },
             };
         }
@@ -124,12 +123,7 @@ export const model: Stage<Inputs> = {
                 key,
                 kind: "Model",
                 program: "model.py",
-                parameters: {
-                    source,
-                    commit: content?.["commit"] ?? null,
-                    endpoint: endpointOf(source),
-                    origin: originOf(source, content),
-                },
+                parameters: { source, commit: content?.["commit"] ?? null, endpoint: endpointOf(source) },
                 inputs: {},
                 produces: ["config.json", "*.safetensors", "tokenizer*.json"],
                 hub: "huggingface" in source || "modelscope" in source,
@@ -139,11 +133,9 @@ export const model: Stage<Inputs> = {
         };
     },
 
-    facts: (metrics) => ({
-        files: metric(metrics, "files"),
-        bytes: metric(metrics, "bytes"),
-        origin: metric(metrics, "origin"),
-    }),
+    facts: (metrics) => ({ files: metric(metrics, "files"), bytes: metric(metrics, "bytes") }),
+
+    declares: ({ source, content }) => ({ origin: originOf(source, content) }),
 };
 
 /** The address that the target asks. Like `huggingface-cli`, but the job carries it: a worker outlives its client. */

@@ -45,13 +45,11 @@ export class Dataset extends StageResource {
 
 /** The base model. */
 export class Model extends StageResource {
-    constructor(name: string, args: Inputs<ModelArgs>, options?: CustomResourceOptions) {
-        super("Model", name, args, options);
-    }
+    /** Where it comes from, exactly. */
+    declare readonly origin: Output<JsonObject>;
 
-    /** Where it came from, exactly; of one that was interrupted nothing is known. */
-    get origin(): Output<JsonObject> {
-        return this.facts.apply((facts: JsonObject | undefined) => (facts?.["origin"] ?? {}) as JsonObject);
+    constructor(name: string, args: Inputs<ModelArgs>, options?: CustomResourceOptions) {
+        super("Model", name, { ...args, origin: undefined }, options);
     }
 }
 

@@ -83,6 +83,8 @@ export interface Stage<Inputs = any> {
     effort?(job: JsonObject): Effort;
     /** The few numbers for people and `--json`, from the metrics of the run. */
     facts(metrics: Metrics): JsonObject;
+    /** Outputs that the inputs alone decide: every preview knows them. */
+    declares?(inputs: Inputs): JsonObject;
 }
 
 /** The part of a stage's inputs that decides its result. */

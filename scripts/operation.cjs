@@ -12,7 +12,7 @@ module.exports = (operation) => {
 function answerFor(error, args) {
     if (!args.includes("--json")) return undefined;
     // By hand: what reads the options may be what is missing.
-    const at = args.findIndex((one) => /^--stack(=|$)/.test(one));
+    const at = args.findLastIndex((one) => /^--stack(=|$)/.test(one));
     const stack = at < 0 ? "dev" : args[at].includes("=") ? args[at].slice("--stack=".length) : args[at + 1];
     return { stack: stack ?? "", result: "failed", stages: [], outputs: {}, error: error.message };
 }

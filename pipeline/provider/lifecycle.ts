@@ -128,7 +128,7 @@ export class Lifecycle {
         const stage = stageOf(urn);
         const inputs = plain(news);
         const identity = identityOf(stage, inputs);
-        const outputs = await this.foreseen(stage, urn, inputs, identity);
+        const outputs = { ...stage.declares?.(inputs), ...(await this.foreseen(stage, urn, inputs, identity)) };
         const why = olds === undefined ? "new" : reasons(stage, identity, olds, oldInputs ?? {}).join("; ");
         if (outputs["action"] === "would-reuse") {
             this.log(urn, `would be taken from the store: ${why}`, { ephemeral: false });
@@ -227,7 +227,8 @@ export class Lifecycle {
                 },
             });
             this.session.set(name, { action, seconds, reasons: why, expectedSeconds });
-            return this.outputs(stage, action === "cached" ? result : { ...result, seconds }, action);
+            const outputs = this.outputs(stage, action === "cached" ? result : { ...result, seconds }, action);
+            return { ...stage.declares?.(inputs), ...outputs };
         } catch (error) {
             if (error instanceof Detached) throw new Interrupted(olds ?? {});
             throw error;

@@ -160,7 +160,14 @@ function contentOf(rig: Rig, { format, row }: Description): string {
 }
 
 /** The fields that decide a stage's result, flat, with the digests of what it takes in; an unknown one is "unknown". */
-export function fieldsOf(stage: StageName, rig: Rig, description: Description, digest: (of: StageName) => string) {
+export function fieldsOf(
+    stage: StageName,
+    rig: Rig,
+    description: Description,
+    /** The folder that the model was last taken from. */
+    folder: string | undefined,
+    digest: (of: StageName) => string,
+) {
     const tiny = tinyConfiguration as Record<keyof typeof tinyConfiguration, JsonObject>;
     const { model, enableThinking } = description;
     const recipe: JsonObject = { ...recipeOf(description), ...RECIPE_DEFAULTS };
@@ -188,10 +195,8 @@ export function fieldsOf(stage: StageName, rig: Rig, description: Description, d
         evaluation: () => ({ ...tuned, ...evaluation }),
         export: () => ({
             ...{ ...tuned, prompts, maxNewTokens, notice: NOTICE },
-            provenance: {
-                base: "seed" in model ? { random: model } : { folder: model.folder },
-                ...{ template: "qwen3", recipe, training },
-            },
+            base: "seed" in model ? { random: model } : { folder: folder ?? model.folder },
+            provenance: { template: "qwen3", recipe, training },
         }),
         report: () => ({ digests: Object.fromEntries(STAGES.slice(0, -1).map((one) => [one, digest(one)])) }),
     };

@@ -57,12 +57,8 @@ describe("a pipeline over its life", () => {
         });
         const host = { name: os.hostname(), machine: os.machine(), cpus: os.cpus().length };
         expect(stage("training").host).toMatchObject(host);
-        expect(stage("model").facts).toEqual({
-            files: 6,
-            bytes: expect.any(Number) as number,
-            origin: { random: { seed: 1 } },
-        });
         const number = expect.any(Number) as number;
+        expect(stage("model").facts).toEqual({ files: 6, bytes: number });
         expect(stage("training").facts).toEqual({ steps: 4, loss: number, evalLoss: number });
         const metrics = { evalLoss: number, bleu4: number, rouge1: number, rouge2: number, rougeL: number, rows: 4 };
         expect(stage("evaluation").facts).toEqual({

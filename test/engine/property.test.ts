@@ -64,6 +64,10 @@ class Account {
     /** Digests by what is known beforehand. */
     private readonly contents = new Map<string, string>();
     private readonly applied = new Map<StageName, Fields>();
+    /** The folder that the model was last taken from; the same one under another name is not taken again. */
+    private folder: string | undefined;
+    /** Its digest. */
+    private model: string | undefined;
     /** What of the descriptions was trained. */
     readonly trained = new Set<string>();
 
@@ -108,12 +112,18 @@ class Account {
             }
             this.applied.set(name, fields);
         }
+        const { model } = description;
+        if (digests.get("model") !== this.model) {
+            this.model = digests.get("model");
+            this.folder = "folder" in model ? model.folder : undefined;
+        }
         this.trained.add(ofTheModel(description));
         this.history.push(description);
     }
 
     private fields(stage: StageName, description: Description, digests: ReadonlyMap<StageName, string>): Fields {
-        return fieldsOf(stage, this.rig, description, (of) => digests.get(of) ?? "unknown");
+        const folder = digests.get("model") === this.model ? this.folder : undefined;
+        return fieldsOf(stage, this.rig, description, folder, (of) => digests.get(of) ?? "unknown");
     }
 
     private name(stage: StageName, fields: Fields): string {

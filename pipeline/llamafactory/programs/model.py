@@ -134,8 +134,4 @@ elif "random" in source:
 else:
     from_hub()
 check()
-succeed(
-    bytes=sum(file.stat().st_size for file in out.iterdir()),
-    files=len(list(out.iterdir())),
-    origin=parameters["origin"],
-)
+succeed(bytes=sum(file.stat().st_size for file in out.iterdir()), files=len(list(out.iterdir())))
