@@ -62,9 +62,8 @@ export async function operate(operation: Operation, args: readonly string[], pul
     const { declared } = await import("../pipeline/resources");
     const stages = outcomes.list(operation === "up" || operation === "preview" ? declared : []).map(withActiveRun);
     const result = judge(ended, outcomes, stages);
-    if (operation === "up" || (operation === "destroy" && result === "succeeded")) {
-        writeRoots(options.stack, operation === "up" ? stages.flatMap((stage) => stage.key ?? []) : []);
-    }
+    const keys = operation === "destroy" ? [] : stages.flatMap((stage) => stage.key ?? []);
+    if (["up", "destroy"].includes(operation)) writeRoots(options.stack, keys, result === "succeeded");
     const problem = result === "succeeded" || result === "detached" ? undefined : problemOf(ended, outcomes);
     for (const stage of stages.filter((one) => one.action === "failed" || one.action === "skipped")) {
         if (!outcomes.shown.has(stage.name)) display.stage(stage);

@@ -1,5 +1,6 @@
 import * as fs from "node:fs";
 import * as path from "node:path";
+import { gunzipSync } from "node:zlib";
 import { isObject, parseJson, type JsonObject } from "../pipeline/identity";
 import { UserError } from "../pipeline/user-error";
 import { home } from "./locations.cjs";
@@ -18,16 +19,16 @@ const NEWEST_STATE = 3;
 /** The stacks whose state is in RETUNE_HOME, read without the engine. */
 export function readStacks(): StackStatus[] {
     const folder = path.join(home(), "state", ".pulumi", "stacks", "retune");
-    const files = fs.existsSync(folder) ? fs.readdirSync(folder).filter((name) => name.endsWith(".json")) : [];
+    const files = fs.existsSync(folder) ? fs.readdirSync(folder).filter((name) => /\.json(\.gz)?$/.test(name)) : [];
     return files.map((file) => {
         interface Resource {
             readonly type: string;
             readonly urn: string;
             readonly outputs?: JsonObject;
         }
-        const stack = file.slice(0, -".json".length);
+        const stack = file.replace(/\.json(\.gz)?$/, "");
         const place = path.join(folder, file);
-        const state = parseJson(fs.readFileSync(place, "utf8"));
+        const state = parseJson(read(place));
         const { version, checkpoint } = state ?? {};
         if (typeof version === "number" && version > NEWEST_STATE) {
             const problem = `${place} is a state of version ${version}, but this Retune knows ${NEWEST_STATE}: a newer Pulumi has written it`;
@@ -48,6 +49,12 @@ export function readStacks(): StackStatus[] {
             })),
         };
     });
+}
+
+/** With PULUMI_SELF_MANAGED_STATE_GZIP Pulumi packs its states. */
+function read(file: string): string {
+    const content = fs.readFileSync(file);
+    return (file.endsWith(".gz") ? gunzipSync(content) : content).toString("utf8");
 }
 
 /**
@@ -74,11 +81,15 @@ export function readKeys(file: string): string[] {
     throw new UserError(`${file} is no list of runs: put it right, or remove it if nothing of it is to stay`);
 }
 
-/** Notes what a stack uses from now on; nothing, once it is destroyed. */
-export function writeRoots(stack: string, keys: readonly string[]): void {
+/**
+ * Notes what a stack uses: these keys and no others once it `settled`, nothing once it is destroyed. An update that did
+ * not come to its end leaves some of what it used before.
+ */
+export function writeRoots(stack: string, used: readonly string[], settled: boolean): void {
     const backend = process.env["PULUMI_BACKEND_URL"];
     if (backend === undefined) return; // its state is in RETUNE_HOME, and says so itself
     const file = path.join(rootsFolder(), `${encodeURIComponent(`${stack} at ${backend}`)}.json`);
+    const keys = settled ? used : [...new Set([...readKeys(file), ...used])];
     if (keys.length === 0) {
         fs.rmSync(file, { force: true });
         return;

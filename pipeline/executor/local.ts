@@ -3,7 +3,7 @@ import * as fs from "node:fs";
 import * as path from "node:path";
 import { home, project, pythonEnvironment } from "../../scripts/locations.cjs";
 import { UserError } from "../user-error";
-import type { Result } from "../store/store";
+import { Store, type Result } from "../store/store";
 import type { Executor, GarbageItem, GarbageRequest, Job, RunStatus, Supplies } from "./executor";
 
 const runner = path.join(project, "pipeline", "runner", "runner.py");
@@ -26,8 +26,9 @@ export class LocalExecutor implements Executor {
     }
 
     async missing(digests: readonly string[]): Promise<string[]> {
-        const stored = (digest: string) => fs.existsSync(path.join(home(), "store", `${digest}.json`));
-        return Promise.resolve(digests.filter((digest) => !stored(digest)));
+        const store = new Store(home());
+        const damages = await Promise.all(digests.map((digest) => store.damage(digest)));
+        return digests.filter((_, index) => damages[index] !== undefined);
     }
 
     /** The target's store is the client's. */

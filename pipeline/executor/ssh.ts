@@ -7,7 +7,7 @@ import type { Readable, Writable } from "node:stream";
 import type { SshTarget } from "../../infra/target";
 import { cache, project } from "../../scripts/locations.cjs";
 import { duration } from "../duration";
-import { digestOfFiles, listFiles, same, sha256, temporaryName, type FileEntry } from "../identity";
+import { digestOfFiles, listFiles, same, sha256, temporaryName, type FileEntry, type Json } from "../identity";
 import { readJson, writeJson, type Result, type Store } from "../store/store";
 import { UserError } from "../user-error";
 import type { Executor, GarbageItem, GarbageRequest, Job, RunStatus, Supplies } from "./executor";
@@ -62,6 +62,11 @@ export class SshExecutor implements Executor {
         });
         const folder = this.store.runFolder(job.key);
         await fs.promises.mkdir(folder, { recursive: true });
+        const noted = await readJson<{ target?: Json }>(path.join(folder, "state.json"));
+        if (again || !same(noted?.target ?? null, this.target)) {
+            // Copies of another machine's, or of an attempt that is no more.
+            for (const name of ["log", "events.jsonl"]) await fs.promises.rm(path.join(folder, name), { force: true });
+        }
         await writeJson(path.join(folder, "job.json"), payload.job);
         await this.note(status);
         return status;
@@ -141,10 +146,27 @@ export class SshExecutor implements Executor {
     /** Brings the copy of a run's file here up to date. It only grows, and its beginning is that of the host's. */
     private async copy(key: string, name: "log" | "events.jsonl"): Promise<void> {
         const file = path.join(this.store.runFolder(key), name);
+        let cursor = 0;
         await this.persist(
-            () => ["read", key, "--file", name, "--cursor", String(sizeOf(file))],
+            () => {
+                cursor = sizeOf(file);
+                return ["read", key, "--file", name, "--cursor", String(cursor)];
+            },
             async (_stdin, answers) => {
-                for await (const block of answers.rest()) await fs.promises.appendFile(file, block);
+                // Each block at its own place: another client may be bringing the same.
+                let position = cursor;
+                const handle = await fs.promises.open(file, "a").then(async (made) => {
+                    await made.close();
+                    return fs.promises.open(file, "r+");
+                });
+                try {
+                    for await (const block of answers.rest()) {
+                        await handle.write(block, 0, block.length, position);
+                        position += block.length;
+                    }
+                } finally {
+                    await handle.close();
+                }
             },
         );
     }

@@ -2,7 +2,9 @@ import { duration } from "../duration";
 import { stageKey, type SessionEntry, type Stage, type TargetRun } from "../stage";
 import { isEvent, type Executor, type Job, type RunEvent, type RunStatus, type Supplies } from "../executor/executor";
 import type { JsonObject } from "../identity";
+import type { Target } from "../../infra/target";
 import { programs } from "../llamafactory/job";
+import { isActive, readRun } from "../store/runs";
 import { Unreachable, type Mirror } from "../store/mirror";
 import type { Result, Store } from "../store/store";
 import { dropUpload, noteUpload } from "../store/uploads";
@@ -12,6 +14,7 @@ import { UserError } from "../user-error";
 export interface Surroundings {
     readonly store: Store;
     readonly executor: Executor;
+    readonly target: Target;
     /** Where results are also looked for, and sent to. */
     readonly mirror: Mirror | undefined;
     /** Of one run, with all its attempts; undefined where there is no limit. */
@@ -81,15 +84,19 @@ async function ensureRun(run: TargetRun, stage: string, surroundings: Surroundin
     const { executor, store, progress, limitSeconds } = surroundings;
     const stored = (await store.result(run.key)) ?? (await fetched(run.key, surroundings));
     // A result without its artifact is no result: the run is repeated. One that appears from here on is a good one.
-    const again = stored !== undefined && (await store.flaw(stored)) !== undefined;
-    if (stored !== undefined && !again) return { result: stored, action: "cached", seconds: 0 };
+    if (stored !== undefined && (await store.flaw(stored)) === undefined) {
+        return { result: stored, action: "cached", seconds: 0 };
+    }
     if (surroundings.cancelled.aborted) throw new Detached();
+    refuseElsewhere(run.key, surroundings);
+    // What is damaged here may be whole on the target: then it is only brought here again.
+    const again = stored !== undefined && (await executor.missing([stored.digest])).length > 0;
     await provide(Object.entries(run.inputs), stage, surroundings);
     const { stays, ...rest } = run;
     const job = { ...rest, stage, limitSeconds };
     let status = await executor.submit(job, supplies(run), again);
     let made = await follow(status, surroundings);
-    if ((await executor.missing([made.digest])).length > 0) {
+    if (!status.started && (await executor.missing([made.digest])).length > 0) {
         status = await executor.submit(job, supplies(run), true);
         made = await follow(status, surroundings);
     }
@@ -115,12 +122,29 @@ async function sent(result: Result, { store, mirror, warn }: Surroundings): Prom
     const { key } = result;
     try {
         await mirror.push(result);
-        await dropUpload(store.home, key);
+        await dropUpload(store.home, { key, remote: mirror.remote });
     } catch (error) {
         if (!(error instanceof UserError)) throw error;
         await noteUpload(store.home, { key, remote: mirror.remote });
         warn(`${error.message}; run ${key.slice(0, 12)} counts, and the next \`npm run up\` sends it`);
     }
+}
+
+/** The same run on another machine would be the same work twice. */
+function refuseElsewhere(key: string, { store, target }: Surroundings): void {
+    const run = readRun(store.home, key);
+    if (run === undefined || !isActive(run)) return;
+    const there = run.target ?? { type: "local" as const };
+    if (placeOf(there) === placeOf(target)) return;
+    const where = there.type === "ssh" ? there.host : "this machine";
+    const gone = there.type === "ssh" ? `; if ${where} is gone for good, remove ${store.runFolder(key)}` : "";
+    throw new UserError(
+        `run ${run.run} goes on at ${where}: set the target back to follow it, or \`npm run stop -- ${run.run}\`${gone}`,
+    );
+}
+
+function placeOf(target: Target): string {
+    return target.type === "ssh" ? `${target.user}@${target.host}:${target.port} ${target.home}` : target.type;
 }
 
 /**

@@ -1,7 +1,7 @@
 import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
-import type { RunEvent } from "../executor/executor";
+import { parseEvents } from "../executor/executor";
 import { hasUnknown, same, type JsonObject } from "../identity";
 import { identityOf, type Effort, type Stage, type TargetRun, type Work } from "../stage";
 import { readJson, type Result, type Store } from "../store/store";
@@ -97,11 +97,8 @@ function withoutTools(stage: Stage, inputs: JsonObject): JsonObject {
 async function scaled(run: Result, times: number, store: Store): Promise<number | undefined> {
     if (times === 1) return run.seconds;
     const file = path.join(store.runFolder(run.key), "events.jsonl");
-    const lines = (await fs.promises.readFile(file, "utf8").catch(() => "")).split("\n").slice(0, -1);
-    const steps = lines.flatMap((line) => {
-        const event = JSON.parse(line) as RunEvent;
-        return event.type === "progress" && event.phase === "learning" ? event : [];
-    });
+    const events = parseEvents(await fs.promises.readFile(file, "utf8").catch(() => ""));
+    const steps = events.flatMap((event) => (event.type === "progress" && event.phase === "learning" ? event : []));
     const paces = steps.flatMap((event, index) => {
         const next = steps[index + 1];
         return next !== undefined && next.step > event.step ? (next.time - event.time) / (next.step - event.step) : [];

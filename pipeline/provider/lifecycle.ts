@@ -128,7 +128,8 @@ export class Lifecycle {
         const stage = stageOf(urn);
         const inputs = plain(news);
         const identity = identityOf(stage, inputs);
-        const outputs = { ...stage.declares?.(inputs), ...(await this.foreseen(stage, urn, inputs, identity)) };
+        const declared = hasUnknown(identity) ? {} : stage.declares?.(inputs);
+        const outputs = { ...declared, ...(await this.foreseen(stage, urn, inputs, identity)) };
         const why = olds === undefined ? "new" : reasons(stage, identity, olds, oldInputs ?? {}).join("; ");
         if (outputs["action"] === "would-reuse") {
             this.log(urn, `would be taken from the store: ${why}`, { ephemeral: false });
@@ -215,6 +216,7 @@ export class Lifecycle {
             const { result, action, seconds } = await ensure(stage, name, inputs, {
                 store: this.store,
                 executor: this.executor(target.data, urn),
+                target: target.data,
                 limitSeconds: limitSeconds(target.data),
                 mirror: this.mirrorOf(inputs),
                 cancelled: this.cancellation.signal,
@@ -242,9 +244,11 @@ export class Lifecycle {
         if (typeof digest !== "string" || typeof key !== "string") return outputs;
         const result = await this.store.result(key);
         const damage =
-            result?.at === undefined
-                ? ((await this.store.damage(digest)) ?? (await this.store.strayLink({ key, digest })))
-                : await this.absence(urn, inputs, result);
+            result === undefined
+                ? "its result.json is gone or was altered"
+                : result.at === undefined
+                  ? ((await this.store.damage(digest)) ?? (await this.store.strayLink({ key, digest })))
+                  : await this.absence(urn, inputs, result);
         // The home may have been moved.
         const now = result === undefined ? rest : { ...rest, uri: uriOf(result, this.store) };
         return damage === undefined ? now : { ...now, drift: damage };

@@ -282,6 +282,8 @@ class Run:
         if state not in ACTIVE:
             self.free_reserve()
         before = read_json(self.folder / "state.json") or {}
+        for noted in ("target", "heardAt", "progress"):  # of a run of this key on another machine, by its client
+            before.pop(noted, None)
         write_json(self.folder / "state.json", {**before, **me(), "state": state, **changes})
 
     def spent(self) -> float:

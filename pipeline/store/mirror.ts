@@ -126,7 +126,7 @@ export async function sendPending(
         try {
             const result = await store.result(key);
             if (result !== undefined) await mirrors.get(remote)?.push(result);
-            await dropUpload(store.home, key);
+            await dropUpload(store.home, { key, remote });
             sent += 1;
         } catch (error) {
             if (!(error instanceof UserError)) throw error;

@@ -70,7 +70,8 @@ export function findRun(home: string, name: string): RunSummary {
     return found[0];
 }
 
-function readRun(home: string, key: string): RunSummary | undefined {
+/** A run of this home; undefined where there is none of this key. */
+export function readRun(home: string, key: string): RunSummary | undefined {
     const folder = path.join(home, "runs", key);
     const file = path.join(folder, "state.json");
     if (!fs.existsSync(file) && !hasResult(folder, key)) return undefined; // not one yet

@@ -1,6 +1,6 @@
 import * as fs from "node:fs";
 import * as path from "node:path";
-import { parseJson } from "../identity";
+import { parseJson, sha256 } from "../identity";
 import { writeJson } from "./store";
 
 /** A result that its mirror does not have yet, because it could not be reached. */
@@ -21,12 +21,16 @@ export function pendingUploads(home: string): Upload[] {
 
 export async function noteUpload(home: string, upload: Upload): Promise<void> {
     await fs.promises.mkdir(uploadsFolder(home), { recursive: true });
-    await writeJson(path.join(uploadsFolder(home), `${upload.key}.json`), upload);
+    await writeJson(uploadFile(home, upload), upload);
 }
 
 /** Of a result that has arrived. */
-export async function dropUpload(home: string, key: string): Promise<void> {
-    await fs.promises.rm(path.join(uploadsFolder(home), `${key}.json`), { force: true });
+export async function dropUpload(home: string, upload: Upload): Promise<void> {
+    await fs.promises.rm(uploadFile(home, upload), { force: true });
+}
+
+function uploadFile(home: string, { key, remote }: Upload): string {
+    return path.join(uploadsFolder(home), `${key}-${sha256(remote).slice(0, 8)}.json`);
 }
 
 function uploadsFolder(home: string): string {

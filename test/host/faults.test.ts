@@ -150,6 +150,14 @@ describe.skipIf(withoutSshd !== undefined)(
             expect(status.stdout).toMatch(
                 new RegExp(`${run?.key.slice(0, 12) ?? ""} +Training +running +step \\d+/${STEPS}`),
             );
+            // Elsewhere it would be the same work twice.
+            const steps = { learningRate: 0.015, maxSteps: STEPS };
+            rig.configure({ target: { type: "local" }, training: steps });
+            expect((await rig.json("up")).stage("training").error).toContain(
+                `run ${run?.key.slice(0, 12) ?? ""} goes on at 127.0.0.1: set the target back to follow it, or `,
+            );
+            configure(0.015);
+
             const since = Date.now();
             sshd.resume();
             const logs = rig.run("logs", run?.key.slice(0, 12) ?? "");

@@ -324,6 +324,16 @@ describe("reading", () => {
         return { provider, inputs, outputs, artifact: path.join(rig.home, "store", outputs["digest"] as string) };
     };
 
+    test("a result that is gone, or nonsense, is drift: the stage is made again", async () => {
+        const { provider, inputs, outputs, artifact } = await prepared();
+        const run = path.join(path.dirname(artifact), "..", "runs", outputs["key"] as string);
+        writeFileSync(path.join(run, "result.json"), "{}");
+        const read = await provider.read("Dataset", inputs, outputs);
+        expect(read).toMatchObject({ outputs: { ...outputs, drift: "its result.json is gone or was altered" } });
+        const again = await provider.update("Dataset", inputs, read.outputs ?? {}, inputs);
+        expect(again).toMatchObject({ digest: outputs["digest"], action: "ran" });
+    });
+
     test("what is as it was changes nothing", async () => {
         const { provider, inputs, outputs } = await prepared();
         expect(await provider.read("Dataset", inputs, outputs)).toEqual({ id: "dataset", inputs, outputs });

@@ -13,6 +13,7 @@ import {
 import path from "node:path";
 import { describe, expect, test } from "vitest";
 import { digestOfFiles, sha256, type FileEntry } from "../../pipeline/identity";
+import { listRuns } from "../../pipeline/store/runs";
 import { Store } from "../../pipeline/store/store";
 import { alive, read, until } from "./processes";
 import {
@@ -195,6 +196,18 @@ describe("a run fails", () => {
 const secretsFiles = (): string[] => readdirSync(runtime).flatMap((name) => readdirSync(path.join(runtime, name)));
 
 describe("a process that is killed:", () => {
+    test("of a key that once ran on another machine, it is this machine's run that is lost", async () => {
+        const folder = path.join(home, "runs", key);
+        mkdirSync(folder, { recursive: true });
+        const note = { state: "failed", target: { type: "ssh", host: "gpu1" }, heardAt: 1, progress: { step: 7 } };
+        writeFileSync(path.join(folder, "state.json"), JSON.stringify(note));
+        await submit("event(1); wait()");
+        await program();
+        process.kill(stateOf().pid, "SIGKILL");
+        expect(await ended()).toMatchObject({ state: "lost", reason: "its process is gone without a result" });
+        expect(listRuns(home)).toMatchObject([{ state: "lost", reason: "its process is gone without a result" }]);
+    });
+
     test("the supervisor; the run is lost, its program ends too, and the next submit goes on in the same folder", async () => {
         const keeping = `
 if Path("checkpoint").exists(): succeed(Path("checkpoint").read_text())

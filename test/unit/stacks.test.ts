@@ -1,8 +1,9 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import path from "node:path";
+import { gzipSync } from "node:zlib";
 import { beforeEach, describe, expect, onTestFinished, test, vi } from "vitest";
 import { gc } from "../../scripts/gc";
-import { readStacks } from "../../scripts/stacks";
+import { readRoots, readStacks, writeRoots } from "../../scripts/stacks";
 import { status } from "../../scripts/status";
 import { temporaryFolder } from "./datasets/folder";
 
@@ -28,6 +29,26 @@ describe("a stack's state", () => {
         expect(readStacks()).toEqual([
             { stack: "dev", stages: [{ name: "model", type: "finetune:pipeline:Model", outputs: { key: "k" } }] },
         ]);
+    });
+
+    test("gives them also where Pulumi packs it", () => {
+        const state = JSON.stringify({ version: 3, checkpoint: { latest: { resources } } });
+        writeFileSync(`${file}.gz`, gzipSync(state));
+        expect(readStacks().map(({ stack, stages }) => [stack, stages.length])).toEqual([["dev", 1]]);
+    });
+
+    test("kept elsewhere, leaves what it used until an update has come to its end", () => {
+        vi.stubEnv("PULUMI_BACKEND_URL", "file:///elsewhere");
+        const keys = () => readRoots().map(({ keys }) => keys);
+        writeRoots("dev", ["a", "b"], true);
+        writeRoots("dev", ["c"], false); // failed half-way
+        expect(keys()).toEqual([["a", "b", "c"]]);
+        writeRoots("dev", [], false);
+        expect(keys()).toEqual([["a", "b", "c"]]);
+        writeRoots("dev", ["c"], true);
+        expect(keys()).toEqual([["c"]]);
+        writeRoots("dev", [], true);
+        expect(keys()).toEqual([]);
     });
 
     test.each([

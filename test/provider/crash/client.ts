@@ -84,7 +84,14 @@ async function up(cancelled: AbortSignal, release: boolean): Promise<Outcome> {
         if (release) fs.writeFileSync(path.join(control, "go"), "");
     });
     const surroundings = {
-        ...{ store: new Store(home()), executor, mirror: undefined, limitSeconds: undefined, cancelled },
+        ...{
+            store: new Store(home()),
+            executor,
+            mirror: undefined,
+            target: { type: "local" } as const,
+            limitSeconds: undefined,
+            cancelled,
+        },
         ...{ session: new Map(), progress: () => undefined, warn: () => undefined },
     };
     try {
