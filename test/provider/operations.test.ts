@@ -330,7 +330,7 @@ describe("reading", () => {
         writeFileSync(path.join(run, "result.json"), "{}");
         const read = await provider.read("Dataset", inputs, outputs);
         expect(read).toMatchObject({ outputs: { ...outputs, drift: "its result.json is gone or was altered" } });
-        const again = await provider.update("Dataset", inputs, read.outputs ?? {}, inputs);
+        const again = await provider.update("Dataset", inputs, read.outputs, inputs);
         expect(again).toMatchObject({ digest: outputs["digest"], action: "ran" });
     });
 
