@@ -32,7 +32,7 @@ bring_uv() {
     rm -rf "$uv"
     "$home/miniforge/bin/python" -m venv "$uv"
     printf '%s\n' "$RETUNE_UV_LOCK" >"$uv/uv.lock"
-    PIP_USER=0 PIP_INDEX_URL=$RETUNE_INDEX "$uv/bin/python" -m pip install --quiet --require-hashes --only-binary :all: \
+    PIP_USER=0 "$uv/bin/python" -m pip install --quiet --require-hashes --only-binary :all: \
         --requirement "$uv/uv.lock"
 }
 
@@ -46,7 +46,9 @@ clean() {
 
 main() {
     local release before made=
-    export UV_DEFAULT_INDEX=$RETUNE_INDEX UV_HTTP_TIMEOUT=120
+    export UV_HTTP_TIMEOUT=120
+    # Without one, pip and uv ask where they ask by themselves.
+    if [[ -n $RETUNE_INDEX ]]; then export PIP_INDEX_URL=$RETUNE_INDEX UV_DEFAULT_INDEX=$RETUNE_INDEX; fi
     # They would throw away bytecode, which every later start wants, or name another environment.
     unset PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME UV_SYSTEM_PYTHON UV_PYTHON UV_TARGET UV_PREFIX
     if [[ ! -e $envs/$folder/.retune ]]; then

@@ -37,7 +37,6 @@ const MINIFORGE = {
     url: "https://github.com/conda-forge/miniforge/releases/download",
 };
 const PYTHON = "3.11";
-const INDEX = "";
 /** What the environment takes, with what is downloaded for it. */
 const ENVIRONMENT_MB = 20_000;
 const SECONDS = 1800;
@@ -140,7 +139,7 @@ export function variables(step: Step, settings: HostSettings, files: Files = loc
                 LOCK_SHA256: files.digest,
                 UV_VERSION: /^uv==(\S+)/.exec(files.uvLock)?.[1] ?? "",
                 UV_LOCK: files.uvLock,
-                INDEX: mirrors.pypi ?? INDEX,
+                INDEX: mirrors.pypi ?? "",
                 ENVIRONMENT_MB: String(ENVIRONMENT_MB),
             };
     }
