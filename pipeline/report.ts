@@ -84,9 +84,7 @@ async function gather(
         const made = { run: key.slice(0, 12), digest, finishedAt: new Date(finishedAt * 1000), host };
         return { name, kind, ...made, ...done, seconds: done.seconds || seconds };
     });
-    const jobOf = async (name: Name): Promise<JsonObject> =>
-        (await readJson<{ parameters: JsonObject }>(path.join(store.runFolder(keys[name]), "job.json")))?.parameters ??
-        {};
+    const jobOf = async (name: Name): Promise<JsonObject> => (await store.job(keys[name]))?.parameters ?? {};
     const { instruction, enableThinking } = await jobOf("evaluation");
     const chat = {
         instruction: typeof instruction === "string" ? instruction : "",

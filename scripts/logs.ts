@@ -2,7 +2,7 @@ import * as fs from "node:fs";
 import * as path from "node:path";
 import { Command } from "commander";
 import { executorFor } from "../pipeline/executor/executors";
-import { findRun } from "../pipeline/store/runs";
+import { findRun, isActive } from "../pipeline/store/runs";
 import { Store } from "../pipeline/store/store";
 import { parseOrExplain } from "./arguments";
 import { home } from "./locations.cjs";
@@ -17,18 +17,18 @@ export async function logs(args: readonly string[]): Promise<number> {
         .argument("<run>", "the beginning of its key, as `npm run status` shows it");
     if (parseOrExplain(command, args) === undefined) return 0;
     const name = command.args[0] ?? "";
-    const { key } = findRun(home(), name);
+    const { key, target } = findRun(home(), name);
     const file = path.join(home(), "runs", key, "log");
     process.stdout.on("error", () => process.exit(0)); // `npm run logs -- RUN | head`
-    const { target } = findRun(home(), key);
-    const executor = target && executorFor(target, new Store(home()), (text) => process.stderr.write(`${text}\n`));
+    const executor =
+        target && (await executorFor(target, new Store(home()), (text) => process.stderr.write(`${text}\n`)));
     let position = 0;
     for (;;) {
         // The state before the text: a run that has ended by then has written everything.
-        const state = executor ? (await executor.status(key, NOW)).state : findRun(home(), key).state;
+        const run = executor ? await executor.status(key, NOW) : findRun(home(), key);
         await executor?.copyLog(key);
         position = await copyFrom(file, position);
-        if (state !== "queued" && state !== "running") return 0;
+        if (!isActive(run)) return 0;
         await new Promise((resolve) => setTimeout(resolve, POLL));
     }
 }

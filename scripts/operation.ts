@@ -146,7 +146,9 @@ function show(event: EngineEvent, outcomes: Outcomes, display: Display): void {
     }
     const diagnostic = event.diagnosticEvent;
     if (diagnostic?.ephemeral === true && diagnostic.urn) {
-        display.progress(diagnostic.urn.slice(diagnostic.urn.lastIndexOf("::") + 2), diagnostic.message.trim());
+        const stage = diagnostic.urn.slice(diagnostic.urn.lastIndexOf("::") + 2);
+        // A line may come after the end of the stage that it is of: it has waited for its second.
+        if (!outcomes.shown.has(stage)) display.progress(stage, diagnostic.message.trim());
     } else if (diagnostic?.severity === "warning") {
         display.line(`warning: ${diagnostic.message.trim()}`);
     }

@@ -43,7 +43,7 @@ async function askTarget({ key, target }: RunSummary): Promise<void> {
     if (target === undefined) return;
     const { executorFor } = await import("../pipeline/executor/executors");
     const { Store } = await import("../pipeline/store/store");
-    const executor = executorFor(target, new Store(home()));
+    const executor = await executorFor(target, new Store(home()));
     await Promise.race([
         executor.status(key, { cursor: 0, waitSeconds: 0 }).catch(() => undefined),
         new Promise((resolve) => setTimeout(resolve, PATIENCE).unref()),

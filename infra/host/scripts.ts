@@ -1,5 +1,6 @@
 import * as fs from "node:fs";
 import * as path from "node:path";
+import { quote } from "../../pipeline/shell";
 import { project } from "../../scripts/locations.cjs";
 
 /** The scripts of infra/host/ in their order: each does one thing, and nothing where it is done. */
@@ -24,9 +25,4 @@ const read = (name: string): string => fs.readFileSync(path.join(project, "infra
 export function programOf(step: Step, variables: Variables): string {
     const settings = Object.entries(variables).map(([name, value]) => `export RETUNE_${name}=${quote(value)}\n`);
     return [`STEP="${step}"\n`, ...settings, read("lib"), read(step), "perform\n"].join("");
-}
-
-/** One word for a shell, whatever is in it. */
-function quote(text: string): string {
-    return `'${text.replaceAll("'", `'\\''`)}'`;
 }

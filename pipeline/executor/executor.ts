@@ -125,5 +125,4 @@ export interface Executor {
     collect(result: Result, stays: boolean, progress: (text: string) => void): Promise<Result>;
     /** Brings the client's copy of a run's log up to date. */
     copyLog(key: string): Promise<void>;
-    collectGarbage(request: GarbageRequest): Promise<{ items: readonly GarbageItem[]; freed: number }>;
 }

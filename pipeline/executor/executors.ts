@@ -1,15 +1,24 @@
 import type { Target } from "../../infra/target";
 import type { Store } from "../store/store";
 import type { Executor } from "./executor";
-import { LocalExecutor } from "./local";
-import { SshExecutor } from "./ssh";
 
-/** The way to a target. `notice` takes what there is to say about the way itself, such as a connection that broke. */
-export function executorFor(target: Target, store: Store, notice: (text: string) => void = () => undefined): Executor {
+/**
+ * The way to a target, of which no other is loaded. `notice` takes what there is to say about the way itself, such as a
+ * connection that broke.
+ */
+export async function executorFor(
+    target: Target,
+    store: Store,
+    notice: (text: string) => void = () => undefined,
+): Promise<Executor> {
     switch (target.type) {
-        case "local":
+        case "local": {
+            const { LocalExecutor } = await import("./local");
             return new LocalExecutor();
-        case "ssh":
+        }
+        case "ssh": {
+            const { SshExecutor } = await import("./ssh");
             return new SshExecutor(target, store, notice);
+        }
     }
 }

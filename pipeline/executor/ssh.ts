@@ -8,9 +8,11 @@ import type { SshTarget } from "../../infra/target";
 import { cache, project } from "../../scripts/locations.cjs";
 import { duration } from "../duration";
 import { digestOfFiles, listFiles, same, sha256, temporaryName, type FileEntry, type Json } from "../identity";
+import { bootId } from "../processes";
+import { quote } from "../shell";
 import { readJson, writeJson, type Result, type Store } from "../store/store";
 import { UserError } from "../user-error";
-import type { Executor, GarbageItem, GarbageRequest, Job, RunStatus, Supplies } from "./executor";
+import type { Executor, Job, RunStatus, Supplies } from "./executor";
 
 /** Exit code of ssh when the connection is the trouble; the runner has none so high. */
 const CONNECTION_FAILED = 255;
@@ -27,8 +29,6 @@ interface Hello {
     readonly home: string;
     readonly boot: string;
     readonly inode: readonly number[];
-    /** Bytes. */
-    readonly free: number;
 }
 
 /**
@@ -55,7 +55,7 @@ export class SshExecutor implements Executor {
         const python = this.target.python ?? `${home}/miniforge/envs/llama-factory/bin/python`;
         const payload = { job: { ...job, python }, ...supplies };
         let repeat = again;
-        const status = await this.call<RunStatus & { readonly started: boolean }>(["submit"], () => {
+        const status = await this.call<RunStatus & { readonly started: boolean }>("submit", [], () => {
             const text = JSON.stringify({ ...payload, again: repeat });
             repeat = false; // a second try must not repeat what the first one has started
             return text;
@@ -74,30 +74,20 @@ export class SshExecutor implements Executor {
 
     async status(key: string, options: { cursor: number; waitSeconds: number }): Promise<RunStatus> {
         const { cursor, waitSeconds } = options;
-        const status = await this.call<RunStatus>([
-            "status",
-            key,
-            "--cursor",
-            String(cursor),
-            "--wait",
-            String(waitSeconds),
-        ]);
+        const words = [key, "--cursor", String(cursor), "--wait", String(waitSeconds)];
+        const status = await this.call<RunStatus>("status", words);
         await this.note(status);
         return status;
     }
 
     async stop(key: string): Promise<RunStatus> {
-        const status = await this.call<RunStatus>(["stop", key]);
+        const status = await this.call<RunStatus>("stop", [key]);
         await this.note(status);
         return status;
     }
 
-    collectGarbage(request: GarbageRequest): Promise<{ items: readonly GarbageItem[]; freed: number }> {
-        return this.call(["gc"], () => JSON.stringify(request));
-    }
-
     async missing(digests: readonly string[]): Promise<string[]> {
-        const answer = await this.call<{ missing: string[] }>(["missing"], () => JSON.stringify(digests));
+        const answer = await this.call<{ missing: string[] }>("missing", [], () => JSON.stringify(digests));
         return answer.missing;
     }
 
@@ -106,31 +96,34 @@ export class SshExecutor implements Executor {
         const manifest = await readJson<{ files: readonly FileEntry[] }>(`${folder}.json`);
         if (manifest === undefined) throw new UserError(`the artifact ${digest.slice(0, 12)} is not in the store`);
         const { files } = manifest;
-        await this.persist(["receive", digest], async (stdin, answers) => {
-            stdin.write(`${JSON.stringify({ files })}\n`);
-            const { present, have } = JSON.parse(await answers.line()) as {
-                present: boolean;
-                have?: Record<string, number>;
-            };
-            if (present) return;
-            const meter = new Meter("sending", files, have ?? {}, progress);
-            for (const file of files) {
-                const start = have?.[file.path] ?? 0;
-                if (start >= file.size) continue;
-                for await (const block of fs.createReadStream(path.join(folder, file.path), { start })) {
-                    meter.add((block as Buffer).length);
-                    if (!stdin.write(block)) await drained(stdin);
+        await this.persist(
+            "receive",
+            () => [digest],
+            async (stdin, answers) => {
+                stdin.write(`${JSON.stringify({ files })}\n`);
+                const { present, have } = JSON.parse(await answers.line()) as {
+                    present: boolean;
+                    have?: Record<string, number>;
+                };
+                if (present) return;
+                const meter = new Meter("sending", files, have ?? {}, progress);
+                for (const file of files) {
+                    const start = have?.[file.path] ?? 0;
+                    if (start >= file.size) continue;
+                    for await (const block of fs.createReadStream(path.join(folder, file.path), { start })) {
+                        meter.add((block as Buffer).length);
+                        if (!stdin.write(block)) await drained(stdin);
+                    }
                 }
-            }
-        });
+            },
+        );
     }
 
     async collect(result: Result, stays: boolean, progress: (text: string) => void): Promise<Result> {
         await fs.promises.mkdir(this.store.runFolder(result.key), { recursive: true });
         for (const name of ["log", "events.jsonl"] as const) await this.copy(result.key, name);
-        const place = this.target.host;
         if (stays) {
-            const there: Result = { ...result, at: place };
+            const there: Result = { ...result, at: this.target.host };
             await this.store.record(there);
             return there;
         }
@@ -148,17 +141,15 @@ export class SshExecutor implements Executor {
         const file = path.join(this.store.runFolder(key), name);
         let cursor = 0;
         await this.persist(
+            "read",
             () => {
                 cursor = sizeOf(file);
-                return ["read", key, "--file", name, "--cursor", String(cursor)];
+                return [key, "--file", name, "--cursor", String(cursor)];
             },
             async (_stdin, answers) => {
                 // Each block at its own place: another client may be bringing the same.
                 let position = cursor;
-                const handle = await fs.promises.open(file, "a").then(async (made) => {
-                    await made.close();
-                    return fs.promises.open(file, "r+");
-                });
+                const handle = await fs.promises.open(file, fs.constants.O_WRONLY | fs.constants.O_CREAT);
                 try {
                     for await (const block of answers.rest()) {
                         await handle.write(block, 0, block.length, position);
@@ -176,30 +167,33 @@ export class SshExecutor implements Executor {
         const incoming = path.join(this.store.home, "store", ".incoming", digest);
         let files: readonly FileEntry[] = [];
         await fs.promises.mkdir(incoming, { recursive: true });
-        await this.persist(["send", digest], async (stdin, answers) => {
-            const arrived = await sizesBelow(incoming);
-            stdin.end(JSON.stringify({ have: arrived }));
-            files = (JSON.parse(await answers.line()) as { files: FileEntry[] }).files;
-            const meter = new Meter("fetching", files, arrived, progress);
-            const wanted = files.map((file) => ({ ...file, left: file.size - (arrived[file.path] ?? 0) }));
-            for await (let block of answers.rest()) {
-                meter.add(block.length);
-                while (block.length > 0) {
-                    const next = wanted.find(({ left }) => left > 0);
-                    if (next === undefined) throw new UserError(`the host sent more than ${digest.slice(0, 12)} has`);
-                    const part = block.subarray(0, next.left);
-                    const file = path.join(incoming, next.path);
-                    await fs.promises.mkdir(path.dirname(file), { recursive: true });
-                    await fs.promises.appendFile(file, part);
-                    next.left -= part.length;
-                    block = block.subarray(part.length);
+        await this.persist(
+            "send",
+            () => [digest],
+            async (stdin, answers) => {
+                const arrived = await sizesBelow(incoming);
+                stdin.end(JSON.stringify({ have: arrived }));
+                files = (JSON.parse(await answers.line()) as { files: FileEntry[] }).files;
+                for (const { path: name } of files) {
+                    await fs.promises.mkdir(path.dirname(path.join(incoming, name)), { recursive: true });
+                    await fs.promises.appendFile(path.join(incoming, name), "");
                 }
-            }
-            for (const { path: name } of files.filter(({ size }) => size === 0)) {
-                await fs.promises.mkdir(path.dirname(path.join(incoming, name)), { recursive: true });
-                await fs.promises.writeFile(path.join(incoming, name), "");
-            }
-        });
+                const meter = new Meter("fetching", files, arrived, progress);
+                const wanted = files.map((file) => ({ ...file, left: file.size - (arrived[file.path] ?? 0) }));
+                for await (let block of answers.rest()) {
+                    meter.add(block.length);
+                    while (block.length > 0) {
+                        const next = wanted.find(({ left }) => left > 0);
+                        if (next === undefined)
+                            throw new UserError(`the host sent more than ${digest.slice(0, 12)} has`);
+                        const part = block.subarray(0, next.left);
+                        await fs.promises.appendFile(path.join(incoming, next.path), part);
+                        next.left -= part.length;
+                        block = block.subarray(part.length);
+                    }
+                }
+            },
+        );
         const found = await listFiles(incoming);
         if (digestOfFiles(found) !== digest) {
             await fs.promises.rm(incoming, { recursive: true, force: true });
@@ -264,8 +258,7 @@ export class SshExecutor implements Executor {
         if (answer.code !== 0) throw this.refused("hello", answer);
         const hello = JSON.parse(answer.value) as Hello;
         const here = fs.statSync(this.store.home, { throwIfNoEntry: false });
-        const boot = fs.existsSync(BOOT_ID) ? fs.readFileSync(BOOT_ID, "utf8").trim() : "";
-        if (hello.boot === boot && here !== undefined && same([here.dev, here.ino], hello.inode)) {
+        if (hello.boot === bootId() && here !== undefined && same([here.dev, here.ino], hello.inode)) {
             throw new UserError(
                 `target.home on ${this.target.host} is this machine's own RETUNE_HOME: use \`type: local\`, or another home`,
             );
@@ -274,26 +267,29 @@ export class SshExecutor implements Executor {
     }
 
     /** One verb of the runner that takes and gives JSON. */
-    private call<Answer>(verb: readonly string[], input: () => string = () => ""): Promise<Answer> {
-        return this.persist(verb, async (stdin, answers) => {
-            stdin.end(input());
-            return JSON.parse(await answers.text()) as Answer;
-        });
+    private call<Answer>(verb: string, words: readonly string[], input: () => string = () => ""): Promise<Answer> {
+        return this.persist(
+            verb,
+            () => words,
+            async (stdin, answers) => {
+                stdin.end(input());
+                return JSON.parse(await answers.text()) as Answer;
+            },
+        );
     }
 
     /** One verb of the runner, again and again until the connection has lasted long enough for it. */
     private async persist<Value>(
-        verb: readonly string[] | (() => readonly string[]),
+        verb: string,
+        words: () => readonly string[],
         talk: (stdin: Writable, answers: Answers) => Promise<Value>,
     ): Promise<Value> {
         const { home } = await this.hello();
         const ended = await this.patiently(() => {
-            const words = typeof verb === "function" ? verb() : verb;
-            const [name = "", ...rest] = words;
-            const command = ["python3", this.runner, name, "--home", home, ...rest].map(quote).join(" ");
+            const command = ["python3", this.runner, verb, "--home", home, ...words()].map(quote).join(" ");
             return this.once(`exec ${command}`, talk);
         });
-        if (ended.code !== 0) throw this.refused(typeof verb === "function" ? "read" : (verb[0] ?? ""), ended);
+        if (ended.code !== 0) throw this.refused(verb, ended);
         return ended.value;
     }
 
@@ -436,7 +432,6 @@ export class SshExecutor implements Executor {
     }
 }
 
-const BOOT_ID = "/proc/sys/kernel/random/boot_id";
 /** The name under which the pinned key is known, whatever the address of the day. */
 const ALIAS = "retune-target";
 
@@ -517,11 +512,6 @@ class Meter {
         const megabytes = `${(this.done / 1e6).toFixed(0)} of ${(this.total / 1e6).toFixed(0)} MB`;
         this.progress(`${this.what} ${megabytes}${seconds > 2 ? `, ${duration(left)} left` : ""}`);
     }
-}
-
-/** One word for a POSIX shell. */
-function quote(text: string): string {
-    return /^[A-Za-z0-9_./:@%+=-]+$/.test(text) ? text : `'${text.replaceAll("'", `'\\''`)}'`;
 }
 
 /** As `ssh-keygen -l` shows a public key. */

@@ -4,7 +4,7 @@ import * as path from "node:path";
 import { parseEvents } from "../executor/executor";
 import { hasUnknown, same, type JsonObject } from "../identity";
 import { identityOf, type Effort, type Stage, type TargetRun, type Work } from "../stage";
-import { readJson, type Result, type Store } from "../store/store";
+import type { Result, Store } from "../store/store";
 
 /** How long something is likely to take, in seconds. */
 export interface Expectation {
@@ -80,11 +80,7 @@ function descriptionOf(stage: Stage, inputs: JsonObject, work: Work): JsonObject
 }
 
 async function jobOf(stage: Stage, run: Result, store: Store): Promise<JsonObject> {
-    interface Job {
-        readonly parameters?: JsonObject;
-        readonly inputs?: JsonObject;
-    }
-    const { parameters = {}, inputs } = (await readJson<Job>(path.join(store.runFolder(run.key), "job.json"))) ?? {};
+    const { parameters = {}, inputs } = (await store.job(run.key)) ?? {};
     return inputs === undefined ? withoutTools(stage, parameters) : { ...parameters, ...inputs };
 }
 

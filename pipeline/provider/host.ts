@@ -6,14 +6,13 @@ import { targetSchema, type SshTarget } from "../../infra/target";
 import { project } from "../../scripts/locations.cjs";
 import { changesBetween, type Change } from "../changes";
 import { SshExecutor } from "../executor/ssh";
-import { problemsOf } from "../fields";
-import { hasUnknown, type Json, type JsonObject } from "../identity";
+import type { Json, JsonObject } from "../identity";
 import { PRECISIONS } from "../llamafactory/answering";
 import { versions } from "../llamafactory/job";
 import type { Store } from "../store/store";
 import { UserError } from "../user-error";
-import type { Checked, Log, ResourceLifecycle } from "./lifecycle";
-import { unwrapSecrets, withoutNulls } from "./values";
+import { checkFields, driftOf, type Checked, type Log, type ResourceLifecycle } from "./lifecycle";
+import { plain, withoutNulls } from "./values";
 
 const fields = {
     target: targetSchema,
@@ -29,23 +28,11 @@ export class HostLifecycle implements ResourceLifecycle {
     ) {}
 
     check(_urn: string, news: JsonObject): Promise<Checked> {
-        const given = withoutNulls(news);
-        const inputs: Record<string, Json> = {};
-        const failures: string[] = [];
-        for (const [name, schema] of Object.entries(fields)) {
-            const value = given[name];
-            const parsed = hasUnknown(value) ? { success: true as const, data: value } : schema.safeParse(value);
-            if (parsed.success) inputs[name] = parsed.data as Json;
-            else failures.push(...problemsOf(parsed.error, [name]).map(({ path: at, message }) => `${at}: ${message}`));
-        }
-        return Promise.resolve({ inputs, failures });
+        return Promise.resolve(checkFields(fields, withoutNulls(news)));
     }
 
     diff(_urn: string, oldInputs: JsonObject, oldOutputs: JsonObject, news: JsonObject): Change[] {
-        const changes = changesBetween(plain(oldInputs), plain(news));
-        const drift = oldOutputs["drift"];
-        if (typeof drift === "string") changes.push({ kind: "removed", field: "drift", old: drift });
-        return changes;
+        return [...changesBetween(plain(oldInputs), plain(news)), ...driftOf(oldOutputs)];
     }
 
     preview(urn: string, news: JsonObject): Promise<JsonObject> {
@@ -120,8 +107,4 @@ function shown({ release, architecture, driver, gpus, environment }: Facts): Jso
         torch: environment?.torch?.version ?? null,
         llamafactory: environment?.llamafactory ?? null,
     };
-}
-
-function plain(value: JsonObject): JsonObject {
-    return withoutNulls(unwrapSecrets(value) as JsonObject);
 }

@@ -23,11 +23,12 @@ import {
 import { identityOf, stageKey, type Foreseen, type SessionEntry, type Stage } from "../stage";
 import { stages } from "../stages";
 import { Mirror, Unreachable } from "../store/mirror";
+import { isActive, readRun } from "../store/runs";
 import { readJson, writeJson, type Metrics, type Result, type Store } from "../store/store";
 import { UserError } from "../user-error";
 import { Detached, ensure } from "./ensure";
 import { before, expectationOf, thisMachine, type Expectation } from "./expectation";
-import { secretPaths, unwrapSecrets, withoutNulls } from "./values";
+import { plain, secretPaths, unwrapSecrets, withoutNulls } from "./values";
 
 /** Shows text at a resource. An ephemeral line is replaced by the next one, another stays until the end. */
 export type Log = (
@@ -59,12 +60,17 @@ export class Interrupted extends Error {
 export class Lifecycle {
     private readonly session = new Map<string, SessionEntry>();
     private readonly cancellation = new AbortController();
+    private readonly executors = new Map<string, Promise<Executor>>();
     private readonly mirrors = new Map<string, Mirror>();
     private readonly warned = new Set<string>();
 
     constructor(
         private readonly store: Store,
-        private readonly executorFor: (target: Target, store: Store, notice: (text: string) => void) => Executor,
+        private readonly executorFor: (
+            target: Target,
+            store: Store,
+            notice: (text: string) => void,
+        ) => Promise<Executor>,
         private readonly log: Log,
     ) {}
 
@@ -82,21 +88,7 @@ export class Lifecycle {
             return { inputs: news, failures: secrets.map((at) => `${at}: ${why}`) };
         }
         const given = withoutNulls(news);
-        const inputs: Record<string, Json> = {};
-        const failures: string[] = [];
-        for (const [name, schema] of Object.entries(stage.fields) as [string, z.ZodType][]) {
-            const value = given[name];
-            if (hasUnknown(value)) {
-                inputs[name] = value as Json;
-                continue;
-            }
-            const parsed = schema.safeParse(value);
-            if (parsed.success) {
-                if (parsed.data !== undefined) inputs[name] = parsed.data as Json;
-            } else {
-                failures.push(...problemsOf(parsed.error, [name]).map(({ path, message }) => `${path}: ${message}`));
-            }
-        }
+        const { inputs, failures } = checkFields(stage.fields, given);
         const known = Object.keys(stage.fields);
         for (const name of Object.keys(given).filter((one) => !known.includes(one))) {
             failures.push(`${name}: ${unknownKey(name, known)}`);
@@ -118,9 +110,7 @@ export class Lifecycle {
     diff(urn: string, oldInputs: JsonObject, oldOutputs: JsonObject, news: JsonObject): Change[] {
         const stage = stageOf(urn);
         const changes = changesBetween(identityOf(stage, plain(oldInputs)), identityOf(stage, plain(news)));
-        const drift = oldOutputs["drift"];
-        if (drift !== undefined && drift !== null) changes.push({ kind: "removed", field: "drift", old: drift });
-        return changes;
+        return [...changes, ...driftOf(oldOutputs)];
     }
 
     /** The outputs that an update would have, as far as they can be known; nothing but caches is touched. */
@@ -215,7 +205,7 @@ export class Lifecycle {
         try {
             const { result, action, seconds } = await ensure(stage, name, inputs, {
                 store: this.store,
-                executor: this.executor(target.data, urn),
+                executor: await this.executor(target.data, urn),
                 target: target.data,
                 limitSeconds: limitSeconds(target.data),
                 mirror: this.mirrorOf(inputs),
@@ -258,9 +248,8 @@ export class Lifecycle {
     private async absence(urn: string, inputs: JsonObject, { digest, at }: Result): Promise<string | undefined> {
         const target = targetSchema.safeParse(plain(inputs)["target"]);
         if (!target.success) return undefined;
-        const missing = await this.executor(target.data, urn)
-            .missing([digest])
-            .catch(() => []);
+        const executor = await this.executor(target.data, urn);
+        const missing = await executor.missing([digest]).catch(() => []);
         return missing.length === 0 ? undefined : `the artifact is gone from ${at ?? "the target"}`;
     }
 
@@ -271,14 +260,20 @@ export class Lifecycle {
         const target = targetSchema.safeParse(inputs["target"]);
         if (!target.success || hasUnknown(inputs)) return;
         const key = stageKey(stage, inputs);
-        const state = await readJson<{ state: string }>(path.join(this.store.runFolder(key), "state.json"));
-        if (state?.state === "queued" || state?.state === "running") await this.executor(target.data, urn).stop(key);
+        const run = readRun(this.store.home, key);
+        if (run !== undefined && isActive(run)) await (await this.executor(target.data, urn)).stop(key);
     }
 
-    private executor(target: Target, urn: string): Executor {
-        return this.executorFor(target, this.store, (text) => {
-            this.log(urn, text, { ephemeral: false, warning: true });
-        });
+    /** One for all stages on a target: it asks once what there is to know of it. */
+    private executor(target: Target, urn: string): Promise<Executor> {
+        const name = JSON.stringify(target);
+        const executor =
+            this.executors.get(name) ??
+            this.executorFor(target, this.store, (text) => {
+                this.log(urn, text, { ephemeral: false, warning: true });
+            });
+        this.executors.set(name, executor);
+        return executor;
     }
 
     /** One for all stages: one that does not answer is found out once. */
@@ -323,6 +318,32 @@ export class Lifecycle {
             action,
         };
     }
+}
+
+/** The fields of a resource with their defaults, and what is wrong with them. What is not known yet passes. */
+export function checkFields(fields: z.ZodRawShape, given: JsonObject) {
+    const inputs: Record<string, Json> = {};
+    const failures: string[] = [];
+    for (const [name, schema] of Object.entries(fields) as [string, z.ZodType][]) {
+        const value = given[name];
+        if (hasUnknown(value)) {
+            inputs[name] = value as Json;
+            continue;
+        }
+        const parsed = schema.safeParse(value);
+        if (parsed.success) {
+            if (parsed.data !== undefined) inputs[name] = parsed.data as Json;
+        } else {
+            failures.push(...problemsOf(parsed.error, [name]).map(({ path, message }) => `${path}: ${message}`));
+        }
+    }
+    return { inputs, failures };
+}
+
+/** What a refresh has found, as a change: an update takes it away. */
+export function driftOf(outputs: JsonObject): Change[] {
+    const drift = outputs["drift"];
+    return drift === undefined || drift === null ? [] : [{ kind: "removed", field: "drift", old: drift }];
 }
 
 /** Why an update is called, in words: also where nothing has changed. */
@@ -370,10 +391,6 @@ async function tryInScratch(key: string, make: (folder: string) => Promise<Metri
 /** A run's name for people: the beginning of its key. */
 function runName(key: string): string {
     return key.slice(0, 12);
-}
-
-function plain(value: JsonObject): JsonObject {
-    return withoutNulls(unwrapSecrets(value) as JsonObject);
 }
 
 /** The stage of a URN such as urn:pulumi:dev::retune::finetune:pipeline:Training::training. */

@@ -5,7 +5,6 @@ import { home } from "../../scripts/locations.cjs";
 import { executorFor } from "../executor/executors";
 import { processOf } from "../processes";
 import { Store } from "../store/store";
-import { HostLifecycle } from "./host";
 import { Lifecycle, type Log } from "./lifecycle";
 import { serveProvider } from "./protocol";
 
@@ -63,7 +62,10 @@ const server = new grpc.Server({ "grpc.max_receive_message_length": -1, "grpc.ma
 const store = new Store(home());
 const log = engineLog(process.argv[2]);
 const lifecycle = new Lifecycle(store, executorFor, log);
-serveProvider(server, lifecycle, new HostLifecycle(store, log));
+serveProvider(server, lifecycle, async () => {
+    const { HostLifecycle } = await import("./host");
+    return new HostLifecycle(store, log);
+});
 
 // A client that was killed cannot cancel: without this the engine would follow a run for hours, holding the lock.
 const client = Number(process.env["RETUNE_CLIENT_PID"] ?? 0);

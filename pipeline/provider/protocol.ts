@@ -16,8 +16,9 @@ import { Interrupted, type Lifecycle, type ResourceLifecycle } from "./lifecycle
  * Pulumi's resource provider protocol: stages are served by one lifecycle, hosts by another. Facts about it are in the
  * engine's own tests.
  */
-export function serveProvider(server: grpc.Server, stages: Lifecycle, hosts: ResourceLifecycle): void {
-    const of = (urn: string): ResourceLifecycle => (urn.includes("finetune:infra:Host::") ? hosts : stages);
+export function serveProvider(server: grpc.Server, stages: Lifecycle, hosts: () => Promise<ResourceLifecycle>): void {
+    const of = async (urn: string): Promise<ResourceLifecycle> =>
+        urn.includes("finetune:infra:Host::") ? hosts() : stages;
     const answer =
         <Request, Response>(handle: (request: Request) => Promise<Response> | Response) =>
         (call: grpc.ServerUnaryCall<Request, Response>, done: grpc.sendUnaryData<Response>): void => {
@@ -54,18 +55,17 @@ export function serveProvider(server: grpc.Server, stages: Lifecycle, hosts: Res
         ),
 
         check: answer(async (request: messages.CheckRequest) => {
-            const { inputs, failures } = await of(request.getUrn()).check(
-                request.getUrn(),
-                json(request.getNews()),
-                optional(request.getOlds()),
-            );
+            const { inputs, failures } = await (
+                await of(request.getUrn())
+            ).check(request.getUrn(), json(request.getNews()), optional(request.getOlds()));
             // The property stays empty: Pulumi prints a named one with its value, secrets in clear.
             const list = failures.map((reason) => new messages.CheckFailure().setProperty("").setReason(reason));
             return new messages.CheckResponse().setInputs(struct(inputs)).setFailuresList(list);
         }),
 
-        diff: answer((request: messages.DiffRequest) => {
-            const changes = of(request.getUrn()).diff(
+        diff: answer(async (request: messages.DiffRequest) => {
+            const lifecycle = await of(request.getUrn());
+            const changes = lifecycle.diff(
                 request.getUrn(),
                 json(request.getOldInputs()),
                 json(request.getOlds()),
@@ -82,34 +82,34 @@ export function serveProvider(server: grpc.Server, stages: Lifecycle, hosts: Res
         create: answer(async (request: messages.CreateRequest) => {
             const response = new messages.CreateResponse();
             const urn = request.getUrn();
+            const lifecycle = await of(urn);
             const inputs = json(request.getProperties());
             if (request.getPreview()) {
-                return response.setProperties(struct(await of(urn).preview(urn, inputs, undefined, undefined)));
+                return response.setProperties(struct(await lifecycle.preview(urn, inputs, undefined, undefined)));
             }
             // The id never changes, not even with the key: a stage reruns in place.
             const id = urn.slice(urn.lastIndexOf("::") + 2);
-            const outputs = await orInitFailure(id, inputs, () => of(urn).apply(urn, inputs, undefined, undefined));
+            const outputs = await orInitFailure(id, inputs, () => lifecycle.apply(urn, inputs, undefined, undefined));
             return response.setId(id).setProperties(struct(outputs));
         }),
 
         update: answer(async (request: messages.UpdateRequest) => {
             const response = new messages.UpdateResponse();
             const urn = request.getUrn();
+            const lifecycle = await of(urn);
             const inputs = json(request.getNews());
             const olds = json(request.getOlds());
             const oldInputs = json(request.getOldInputs());
             const outputs = request.getPreview()
-                ? await of(urn).preview(urn, inputs, olds, oldInputs)
-                : await orInitFailure(request.getId(), inputs, () => of(urn).apply(urn, inputs, olds, oldInputs));
+                ? await lifecycle.preview(urn, inputs, olds, oldInputs)
+                : await orInitFailure(request.getId(), inputs, () => lifecycle.apply(urn, inputs, olds, oldInputs));
             return response.setProperties(struct(outputs));
         }),
 
         read: answer(async (request: messages.ReadRequest) => {
-            const outputs = await of(request.getUrn()).read(
-                request.getUrn(),
-                json(request.getInputs()),
-                json(request.getProperties()),
-            );
+            const outputs = await (
+                await of(request.getUrn())
+            ).read(request.getUrn(), json(request.getInputs()), json(request.getProperties()));
             return new messages.ReadResponse()
                 .setId(request.getId())
                 .setInputs(request.getInputs())
@@ -117,7 +117,7 @@ export function serveProvider(server: grpc.Server, stages: Lifecycle, hosts: Res
         }),
 
         delete: answer(async (request: messages.DeleteRequest) => {
-            await of(request.getUrn()).delete(request.getUrn(), json(request.getOldInputs()));
+            await (await of(request.getUrn())).delete(request.getUrn(), json(request.getOldInputs()));
             return new Empty();
         }),
 

@@ -20,6 +20,11 @@ export function secretPaths(value: Json, at = ""): string[] {
     return Object.entries(value).flatMap(([name, one]) => secretPaths(one ?? null, at === "" ? name : `${at}.${name}`));
 }
 
+/** What Pulumi holds, for computing with it. */
+export function plain(value: JsonObject): JsonObject {
+    return withoutNulls(unwrapSecrets(value) as JsonObject);
+}
+
 /** Absent and null are the same to Pulumi; nulls are dropped so that zod sees an absent field. */
 export function withoutNulls(value: JsonObject): JsonObject {
     return Object.fromEntries(Object.entries(value).filter(([, one]) => one !== null));

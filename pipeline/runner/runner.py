@@ -827,9 +827,9 @@ def send(home: Path, digest: str) -> None:
     have = json.load(sys.stdin)["have"]
     if not is_stored(home, digest):
         raise SystemExit(f"the artifact {digest[:12]} is gone")
-    manifest = read_json(home / "store" / f"{digest}.json")
-    sys.stdout.buffer.write(json.dumps({"files": manifest["files"]}).encode() + b"\n")
-    for file in manifest["files"]:
+    files = manifest_of(home, digest)
+    sys.stdout.buffer.write(json.dumps({"files": files}).encode() + b"\n")
+    for file in files:
         copy_to_stdout(home / "store" / digest / file["path"], have.get(file["path"], 0))
 
 
@@ -847,9 +847,6 @@ def hello(home: Path) -> dict:
         "home": str(home.resolve()),
         "boot": boot_id(),
         "inode": [status.st_dev, status.st_ino],
-        "host": host(),
-        "time": time.time(),
-        "free": shutil.disk_usage(home).free,
     }
 
 
@@ -964,7 +961,7 @@ def worker(address: Path, preload: list) -> None:
     selector.register(listener, selectors.EVENT_READ)
     children = {}  # connection -> pid of its child, from the moment that its request was read
     idle_since = time.monotonic()
-    while children or time.monotonic() - idle_since < WORKER_IDLE:
+    while children or time.monotonic() - idle_since < WORKER_IDLE or not retire(address, listener):
         for ready, _ in selector.select(timeout=1):
             source = ready.fileobj
             if source is listener:
@@ -997,7 +994,19 @@ def worker(address: Path, preload: list) -> None:
                             os.killpg(children[source], signal.SIGKILL)
                     else:
                         source.close()
-    address.unlink(missing_ok=True)
+
+
+def retire(address: Path, listener: socket.socket) -> bool:
+    """Whether an idle worker may end: nobody is connecting, and from here on nobody finds it."""
+    with address.with_suffix(".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        if select.select([listener], [], [], 0)[0]:
+            return False
+        address.unlink(missing_ok=True)
+        return True
 
 
 def start(request: dict, sockets: list, selector) -> int:

@@ -58,7 +58,7 @@ export function listRuns(home: string): RunSummary[] {
     return runs.sort((a, b) => (b.queuedAt ?? 0) - (a.queuedAt ?? 0));
 }
 
-export function isActive({ state }: RunSummary): boolean {
+export function isActive({ state }: { readonly state?: RunState }): boolean {
     return state === "queued" || state === "running";
 }
 
@@ -78,7 +78,7 @@ export function readRun(home: string, key: string): RunSummary | undefined {
     const state: StateFile = readObject(file) ?? {};
     const job: JobFile = readObject(path.join(folder, "job.json")) ?? {};
     const { state: is, reason } = judged(folder, key, state);
-    const active = is === "queued" || is === "running";
+    const active = isActive({ state: is });
     return {
         key,
         run: key.slice(0, 12),
@@ -100,8 +100,8 @@ function judged(folder: string, key: string, state: StateFile): { state: RunStat
     const { state: is, target } = state;
     const reason = typeof state.reason === "string" ? state.reason : null;
     if (target !== undefined && is !== undefined) return { state: is, reason }; // a note of a run elsewhere
-    const gone = is === "queued" || is === "running" ? whyLost(state) : undefined;
-    if ((is === "queued" || is === "running") && gone === undefined) return { state: is };
+    const gone = isActive(state) ? whyLost(state) : undefined;
+    if (is !== undefined && isActive(state) && gone === undefined) return { state: is };
     if (hasResult(folder, key)) return { state: "succeeded" };
     if (is === "failed" || is === "stopped") return { state: is, reason };
     return { state: "lost", reason: gone ?? whatIsWrong(is) };

@@ -58,12 +58,17 @@ export class Store {
         return isResultOf(key, result) ? result : undefined;
     }
 
+    /** What a run was asked to do, as far as its job file still says so. */
+    async job(key: string): Promise<Partial<Job> | undefined> {
+        return readJson<Partial<Job>>(path.join(this.runFolder(key), "job.json"));
+    }
+
     /** The job whose run had this artifact as its result; undefined where no run on a target is known to. */
     async jobOf(digest: string): Promise<Job | undefined> {
         const keys = await fs.promises.readdir(path.join(this.home, "runs")).catch(() => []);
         for (const key of keys) {
             if ((await this.result(key))?.digest !== digest) continue;
-            const job = await readJson<Partial<Job>>(path.join(this.runFolder(key), "job.json"));
+            const job = await this.job(key);
             if (job?.program !== undefined) return job as Job;
         }
         return undefined;

@@ -3,12 +3,12 @@ import * as fs from "node:fs";
 import * as http from "node:http";
 import type { AddressInfo } from "node:net";
 import * as path from "node:path";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, expect, test } from "vitest";
 import type { HostSettings } from "../../infra/host/prepare";
 import { STEPS } from "../../infra/host/scripts";
 import { sha256, type JsonObject } from "../../pipeline/identity";
 import { Rig } from "../engine/rig";
-import { makeKey, Sshd, withoutSshd } from "./sshd";
+import { describeOverSsh, makeKey, Sshd } from "./sshd";
 
 /** Every resource of a preparation, in its order. */
 const ALL = [...STEPS.slice(0, -1), "lock", "environment"].map((step) => `host-${step}`);
@@ -40,7 +40,7 @@ const { connection, settings } = JSON.parse(readFileSync("host.json", "utf8"));
 export const prepared = prepareHost(connection, settings);
 `;
 
-describe.skipIf(withoutSshd !== undefined)(`preparing a host${withoutSshd ? ` (skipped: ${withoutSshd})` : ""}`, () => {
+describeOverSsh("preparing a host", () => {
     let rig: Rig;
     let sshd: Sshd;
     let mirror: http.Server;

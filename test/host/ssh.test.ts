@@ -1,7 +1,7 @@
 import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
 import { targetSchema, type SshTarget } from "../../infra/target";
 import type { Job, RunStatus, Supplies } from "../../pipeline/executor/executor";
 import { SshExecutor } from "../../pipeline/executor/ssh";
@@ -9,9 +9,9 @@ import { digestOfFiles, listFiles, sha256 } from "../../pipeline/identity";
 import { Store, type Result } from "../../pipeline/store/store";
 import { filesBelow } from "../engine/rig";
 import { Link } from "./link";
-import { Sshd, withoutSshd } from "./sshd";
+import { describeOverSsh, Sshd } from "./sshd";
 
-describe.skipIf(withoutSshd !== undefined)(`SSH executor${withoutSshd ? ` (skipped: ${withoutSshd})` : ""}`, () => {
+describeOverSsh("SSH executor", () => {
     let sshd: Sshd;
     let folder: string;
     let store: Store;

@@ -1,4 +1,4 @@
-import { spawnSync } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import {
     appendFileSync,
     chmodSync,
@@ -334,6 +334,24 @@ test("one worker serves several runs: what it imports is imported once", async (
     }
     expect(read(path.join(folder, "imports"))).toBe("x");
     expect(processes("\0worker\0")).toHaveLength(1);
+});
+
+test("a worker without work ends, but not while a supervisor is at its door", async () => {
+    const impatient = path.join(folder, "runner.py");
+    writeFileSync(impatient, read(runner).replace("WORKER_IDLE = 60", "WORKER_IDLE = 0"));
+    const address = path.join(runtime, "worker.sock");
+    // Who connects holds this lock, from looking for a worker until it has one.
+    const door = spawn("flock", [path.join(runtime, "worker.lock"), "cat"], { stdio: ["pipe", "ignore", "ignore"] });
+    await until(() => existsSync(path.join(runtime, "worker.lock")));
+    const worker = spawn(python, [impatient, "worker", address], { stdio: "ignore" });
+    const gone = new Promise((resolve) => worker.once("close", resolve));
+    await until(() => existsSync(address));
+    // It looks once a second whether it may end.
+    const ended = await Promise.race([gone, new Promise((resolve) => setTimeout(resolve, 2500, "still there"))]);
+    expect([ended, existsSync(address)]).toEqual(["still there", true]);
+    door.stdin.end();
+    expect(await gone).toBe(0);
+    expect(existsSync(address)).toBe(false);
 });
 
 test("a secret reaches the program, and no file, argument, environment or log that outlives the moment", async () => {
