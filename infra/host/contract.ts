@@ -34,7 +34,13 @@ export interface Facts {
     readonly diskFreeMiB: number;
     readonly memory: { readonly totalMiB: number; readonly swapMiB: number };
     readonly timers: Readonly<Record<string, string>>;
-    readonly systemd: { readonly running: boolean; readonly userManager: boolean; readonly linger: boolean };
+    readonly systemd: {
+        readonly running: boolean;
+        readonly userManager: boolean;
+        readonly linger: boolean;
+        /** Whether logind ends what the user has started when he logs out. */
+        readonly endsAtLogout: boolean;
+    };
     readonly root: boolean;
 }
 
@@ -145,6 +151,16 @@ function machineFindings(facts: Facts, { gpu, estimate, time }: Wanted): Finding
             severity: "warning",
             message: `${on.map(([unit]) => unit).join(", ")} may upgrade the driver's programs under the loaded kernel module, and then the GPU is gone until a restart`,
             repairedBy: "timers",
+        });
+    }
+    if (facts.systemd.endsAtLogout && !facts.systemd.linger) {
+        findings.push({
+            field: "logout",
+            found: "KillUserProcesses=yes, Linger=no",
+            wanted: "runs that go on",
+            severity: "warning",
+            message:
+                "the machine ends a user's processes when he logs out, and a run with them when the connection goes: `sudo loginctl enable-linger` with the user's name lets them go on",
         });
     }
     return findings;

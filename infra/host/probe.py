@@ -115,6 +115,9 @@ def systemd():
         "running": Path("/run/systemd/system").is_dir(),
         "userManager": said("systemctl", "--user", "show-environment", seconds=5) is not None,
         "linger": said("loginctl", "show-user", str(os.getuid()), "--property=Linger", "--value") == "yes",
+        # Of logind itself; root's runs are the machine's.
+        "endsAtLogout": os.getuid() != 0
+        and said("loginctl", "show-user", "--property=KillUserProcesses", "--value") == "yes",
     }
 
 

@@ -367,6 +367,7 @@ def submit(home: Path, payload: dict) -> dict:
             log = os.open(run.folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             for source, target in ((null, 0), (log, 1), (log, 2)):
                 os.dup2(source, target)
+            leave_login(run)
             run.set_state(
                 "queued",
                 attempt=attempt,
@@ -392,6 +393,36 @@ def submit(home: Path, payload: dict) -> dict:
     os.read(ready, 1)
     lock.close()
     return {**run.status(), "started": True}
+
+
+def leave_login(run: Run) -> None:
+    """Takes this process out of the login that it was started in, which may take all of its processes along at its end.
+
+    systemd moves it, as it is, into a scope of its own: one of the machine for root, else one of the user's manager, if
+    that outlives the last logout. Without systemd, or where it refuses, its own session has to do, and mostly does:
+    logind's KillUserProcesses is off unless somebody has set it.
+    """
+    if not Path("/run/systemd/system").is_dir():
+        return
+    if os.getuid() != 0:
+        import pwd
+
+        if not Path("/var/lib/systemd/linger", pwd.getpwuid(os.getuid()).pw_name).exists():
+            return
+    # Delegate: else a newer systemd ends the supervisor with a program that ran out of memory.
+    properties = ["PIDs", "au", "1", str(os.getpid()), "CollectMode", "s", "inactive-or-failed", "Delegate", "b", "true"]
+    name = f"retune-{run.key[:12]}-{os.getpid()}.scope"
+    manager = ["org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"]
+    call = ["call", *manager, "StartTransientUnit", "ssa(sv)a(sa(sv))", name, "fail", "3", *properties, "0"]
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        subprocess.run(
+            ["busctl", "--system" if os.getuid() == 0 else "--user", *call],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=10,
+            check=False,
+        )
 
 
 def lay_out(run: Run, payload: dict) -> None:

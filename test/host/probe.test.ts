@@ -52,7 +52,7 @@ describe.skipIf(withoutMachines !== undefined)(
                 "systemctl",
                 'case "$1 $2" in "is-enabled apt"*) echo masked; exit 1 ;; "is-enabled "*) echo disabled; exit 1 ;; esac',
             );
-            host.has("loginctl", "echo yes");
+            host.has("loginctl", 'case "$*" in *Linger*) echo yes ;; *) echo no ;; esac');
             const torch = { version: "2.8.0+cu128", cuda: "12.8", available: true, bf16: true };
             host.has("python", `case "$2" in *torch*) echo '${JSON.stringify(torch)}' ;; *) echo 3.11.14 ;; esac`);
             host.has("llamafactory-cli", "echo '| Welcome to LLaMA Factory, version 0.9.5                |'");
@@ -95,7 +95,7 @@ describe.skipIf(withoutMachines !== undefined)(
                     "apt-daily-upgrade.timer": "masked",
                     "unattended-upgrades.service": "disabled",
                 },
-                systemd: { running: true, userManager: true, linger: true },
+                systemd: { running: true, userManager: true, linger: true, endsAtLogout: false },
                 root: true,
             });
             expect(messages(facts)).toEqual([]);
@@ -111,7 +111,7 @@ describe.skipIf(withoutMachines !== undefined)(
                 secureBoot: null,
                 environment: null,
                 timers: {},
-                systemd: { running: false, userManager: false, linger: false },
+                systemd: { running: false, userManager: false, linger: false, endsAtLogout: false },
                 root: false,
             });
             expect(messages(facts, { gpu: "none" })).toEqual(["there is no environment with LLaMA-Factory"]);

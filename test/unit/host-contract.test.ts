@@ -27,7 +27,7 @@ const good: Facts = {
         "apt-daily-upgrade.timer": "masked",
         "unattended-upgrades.service": "disabled",
     },
-    systemd: { running: true, userManager: true, linger: false },
+    systemd: { running: true, userManager: true, linger: false, endsAtLogout: false },
     root: true,
 };
 
@@ -207,6 +207,16 @@ describe("machine", () => {
 
     test("a clock that is off by less than five minutes will do", () => {
         expect(check({ ...good, time: wanted.time - 299 }, wanted)).toEqual([]);
+    });
+
+    test("a run that would end with its connection", () => {
+        const systemd = { ...good.systemd, endsAtLogout: true };
+        const finding = only({ systemd });
+        expect(brief(finding)).toEqual(["logout", "warning"]);
+        expect(finding.message).toBe(
+            "the machine ends a user's processes when he logs out, and a run with them when the connection goes: `sudo loginctl enable-linger` with the user's name lets them go on",
+        );
+        expect(check({ ...good, systemd: { ...systemd, linger: true } }, wanted)).toEqual([]);
     });
 
     test("timers that are on", () => {
