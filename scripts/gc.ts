@@ -1,9 +1,11 @@
 import * as fs from "node:fs";
 import * as path from "node:path";
 import { Command } from "commander";
+import { targetSchema, type SshTarget, type Target } from "../infra/target";
 import type { GarbageItem } from "../pipeline/executor/executor";
-import { LocalExecutor } from "../pipeline/executor/local";
+import { executorFor } from "../pipeline/executor/executors";
 import { findRun } from "../pipeline/store/runs";
+import { Store } from "../pipeline/store/store";
 import { pendingUploads } from "../pipeline/store/uploads";
 import { UserError } from "../pipeline/user-error";
 import { parseOrExplain, UsageError } from "./arguments";
@@ -31,17 +33,46 @@ export async function gc(args: readonly string[]): Promise<number> {
     refuseDuringUpdates();
 
     const request = { roots: roots(), graceSeconds: days * DAY, dryRun: options.dryRun };
-    const { items, freed } = await new LocalExecutor().collectGarbage(request);
+    const store = new Store(home());
+    const items: (GarbageItem & { readonly at?: string })[] = [];
+    let freed = 0;
+    const collect = async (target: Target): Promise<void> => {
+        const found = await (await executorFor(target, store)).collectGarbage(request);
+        items.push(...found.items.map((item) => (target.type === "ssh" ? { ...item, at: target.host } : item)));
+        freed += found.freed;
+    };
+    await collect({ type: "local" });
+    for (const host of hosts()) {
+        await collect(host).catch((error: unknown) => {
+            if (!(error instanceof UserError)) throw error;
+            process.stderr.write(`nothing is collected on ${host.host}: ${error.message}\n`);
+        });
+    }
     if (options.json) {
         process.stdout.write(`${JSON.stringify({ dryRun: options.dryRun, freed, items })}\n`);
         return 0;
     }
-    for (const kept of [true, false]) {
-        const some = items.filter((item) => item.kept === kept).sort((a, b) => b.size - a.size);
-        if (some.length > 0) process.stdout.write(`${heading(kept, options.dryRun)}\n${some.map(line).join("")}`);
+    for (const at of new Set(items.map((item) => item.at))) {
+        for (const kept of [true, false]) {
+            const some = items.filter((item) => item.at === at && item.kept === kept).sort((a, b) => b.size - a.size);
+            const where = at === undefined ? "" : ` on ${at}`;
+            if (some.length > 0)
+                process.stdout.write(`${heading(kept, options.dryRun)}${where}\n${some.map(line).join("")}`);
+        }
     }
     process.stdout.write(`${options.dryRun ? "Would free" : "Freed"} ${megabytes(freed)}.\n`);
     return 0;
+}
+
+/** The machines that stacks of this one run on, each once. What is removed there and wanted again goes there again. */
+function hosts(): SshTarget[] {
+    const stages = readStacks().flatMap((stack) => stack.stages);
+    const targets = stages.flatMap(({ type, outputs }) => {
+        const target = type === "finetune:infra:Host" ? targetSchema.safeParse(outputs["target"]).data : undefined;
+        return target?.type === "ssh" ? [target] : [];
+    });
+    const places = targets.map((target) => [`${target.host}:${target.port} ${target.home}`, target] as const);
+    return [...new Map(places).values()];
 }
 
 function heading(kept: boolean, dryRun: boolean): string {

@@ -107,6 +107,12 @@ export interface GarbageRequest {
     readonly dryRun: boolean;
 }
 
+/** What was found, and how many bytes of it were, or would be, freed. */
+export interface Garbage {
+    readonly items: readonly GarbageItem[];
+    readonly freed: number;
+}
+
 /** How a client reaches a target. A lost connection throws; it never changes the state of a run. */
 export interface Executor {
     /** Starts the job, unless it is running or has succeeded: `started` tells. `again` repeats one that succeeded. */
@@ -125,4 +131,6 @@ export interface Executor {
     collect(result: Result, stays: boolean, progress: (text: string) => void): Promise<Result>;
     /** Brings the client's copy of a run's log up to date. */
     copyLog(key: string): Promise<void>;
+    /** Removes what nobody needs from the target's store. */
+    collectGarbage(request: GarbageRequest): Promise<Garbage>;
 }

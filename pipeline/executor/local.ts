@@ -4,7 +4,7 @@ import * as path from "node:path";
 import { home, project, pythonEnvironment } from "../../scripts/locations.cjs";
 import { UserError } from "../user-error";
 import { Store, type Result } from "../store/store";
-import type { Executor, GarbageItem, GarbageRequest, Job, RunStatus, Supplies } from "./executor";
+import type { Executor, Garbage, GarbageRequest, Job, RunStatus, Supplies } from "./executor";
 
 const runner = path.join(project, "pipeline", "runner", "runner.py");
 
@@ -44,7 +44,7 @@ export class LocalExecutor implements Executor {
         return Promise.resolve();
     }
 
-    collectGarbage(request: GarbageRequest): Promise<{ items: readonly GarbageItem[]; freed: number }> {
+    collectGarbage(request: GarbageRequest): Promise<Garbage> {
         return this.run(["gc"], JSON.stringify(request));
     }
 

@@ -12,7 +12,7 @@ import { bootId } from "../processes";
 import { quote } from "../shell";
 import { readJson, writeJson, type Result, type Store } from "../store/store";
 import { UserError } from "../user-error";
-import type { Executor, Job, RunStatus, Supplies } from "./executor";
+import type { Executor, Garbage, GarbageRequest, Job, RunStatus, Supplies } from "./executor";
 
 /** Exit code of ssh when the connection is the trouble; the runner has none so high. */
 const CONNECTION_FAILED = 255;
@@ -134,6 +134,10 @@ export class SshExecutor implements Executor {
 
     async copyLog(key: string): Promise<void> {
         await this.copy(key, "log");
+    }
+
+    collectGarbage(request: GarbageRequest): Promise<Garbage> {
+        return this.call("gc", [], () => JSON.stringify(request));
     }
 
     /** Brings the copy of a run's file here up to date. It only grows, and its beginning is that of the host's. */
@@ -366,7 +370,9 @@ export class SshExecutor implements Executor {
             `${this.target.user}@${this.target.host}`,
             `exec /bin/sh -c ${quote(command)}`,
         ];
-        const child = spawn("ssh", args, { env: { ...process.env, SSH_ASKPASS_REQUIRE: "never" }, stdio: "pipe" });
+        // The shared connection's process outlives this one, and SendEnv of the user's settings would pass a token on.
+        const env = { ...process.env, HF_TOKEN: undefined, SSH_ASKPASS_REQUIRE: "never" };
+        const child = spawn("ssh", args, { env, stdio: "pipe" });
         let stderr = "";
         let heard = false;
         child.stdout.once("data", () => (heard = true));

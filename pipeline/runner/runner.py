@@ -410,7 +410,7 @@ def leave_login(run: Run) -> None:
         if not Path("/var/lib/systemd/linger", pwd.getpwuid(os.getuid()).pw_name).exists():
             return
     # Delegate: else a newer systemd ends the supervisor with a program that ran out of memory.
-    properties = ["PIDs", "au", "1", str(os.getpid()), "CollectMode", "s", "inactive-or-failed", "Delegate", "b", "true"]
+    properties = f"PIDs au 1 {os.getpid()} CollectMode s inactive-or-failed Delegate b true".split()
     name = f"retune-{run.key[:12]}-{os.getpid()}.scope"
     manager = ["org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"]
     call = ["call", *manager, "StartTransientUnit", "ssa(sv)a(sa(sv))", name, "fail", "3", *properties, "0"]

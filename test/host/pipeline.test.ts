@@ -1,7 +1,7 @@
 import * as fs from "node:fs";
 import * as path from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { all, digestsOf, python, Rig } from "../engine/rig";
+import { all, digestsOf, filesBelow, python, Rig } from "../engine/rig";
 import { describeOverSsh, Sshd } from "./sshd";
 
 describeOverSsh("a stack on an SSH host", () => {
@@ -63,5 +63,42 @@ describeOverSsh("a stack on an SSH host", () => {
         } finally {
             await other.dispose();
         }
+    });
+
+    test("gc removes there what no stack uses, and what the stack uses stays", async () => {
+        const target = { ...sshd.target, python };
+        rig.configure({ target, training: { learningRate: 0.03 } });
+        expect((await rig.json("up")).actions).toMatchObject({ training: "ran", evaluation: "ran", export: "ran" });
+        rig.configure({ target });
+        expect((await rig.json("up")).code).toBe(0);
+
+        const gc = (...args: string[]) =>
+            rig.start(process.execPath, ["scripts/gc.cjs", "--grace-days", "0", ...args]).ended;
+        const before = filesBelow(sshd.at("store"));
+        const would = await gc("--json", "--dry-run");
+        interface Item {
+            readonly at?: string;
+            readonly what: string;
+            readonly kind?: string;
+            readonly kept: boolean;
+        }
+        const { items } = JSON.parse(would.stdout) as { items: Item[] };
+        const there = items.filter(({ at, what }) => at === "127.0.0.1" && what === "run");
+        const kinds = (kept: boolean) => there.flatMap((item) => (item.kept === kept ? (item.kind ?? "") : [])).sort();
+        expect(kinds(false)).toEqual(["Evaluation", "Export", "Training"]);
+        expect(kinds(true)).toEqual(["Baseline", "Evaluation", "Export", "Model", "Training"]);
+        expect(filesBelow(sshd.at("store"))).toEqual(before);
+
+        const done = await gc();
+        expect(done.stdout).toMatch(/^removed on 127\.0\.0\.1\n(?: {2}[0-9a-f]{12} .*\n)+Freed [\d.]+ MB\.\n$/m);
+        expect(fs.readdirSync(sshd.at("runs"))).toHaveLength(kinds(true).length);
+        expect((await rig.json("up")).actions).toEqual({ host: "unchanged", ...all("unchanged") });
+
+        await sshd.down();
+        const silent = await gc();
+        expect([silent.code, silent.stderr]).toEqual([
+            0,
+            `nothing is collected on 127.0.0.1: ${sshd.target.user}@127.0.0.1 cannot be reached: connect to host 127.0.0.1 port ${sshd.port}: Connection refused\n`,
+        ]);
     });
 });

@@ -31,12 +31,22 @@ export class Sshd {
     readonly runtime = path.join(this.folder, "runtime");
     private server: ChildProcess | undefined;
 
-    private constructor(readonly port: number) {}
+    private constructor(
+        readonly port: number,
+        private readonly mounts: (folder: string) => string,
+    ) {}
 
-    static async start(options: { readonly settings?: readonly string[] } = {}): Promise<Sshd> {
-        const sshd = new Sshd(await freePort());
+    /**
+     * `settings` win over those that it has otherwise. `mounts` is a shell command for root, such as one that mounts a small
+     * disk below the folder that it is given: only what is behind this sshd sees it.
+     */
+    static async start(
+        options: { readonly settings?: readonly string[]; readonly mounts?: (folder: string) => string } = {},
+    ): Promise<Sshd> {
+        const sshd = new Sshd(await freePort(), options.mounts ?? (() => "true"));
         fs.writeFileSync(path.join(sshd.folder, "authorized-keys"), `${makeKey(sshd.identity)}\n`);
         const settings = [
+            ...(options.settings ?? []),
             `Port ${sshd.port}`,
             "ListenAddress 127.0.0.1",
             `HostKey ${path.join(sshd.folder, "host-key")}`,
@@ -49,7 +59,6 @@ export class Sshd {
             "MaxStartups 100",
             "LogLevel VERBOSE",
             `SetEnv XDG_RUNTIME_DIR=${sshd.runtime}`,
-            ...(options.settings ?? []),
         ];
         fs.writeFileSync(path.join(sshd.folder, "config"), `${settings.join("\n")}\n`);
         fs.mkdirSync(sshd.runtime, { mode: 0o700 });
@@ -87,12 +96,18 @@ export class Sshd {
         const serve = [SSHD, "-D", "-e", "-f", path.join(this.folder, "config")];
         // As root, sshd insists on a folder below /run: it gets a /run that nobody else sees.
         const root = process.getuid?.() === 0;
-        const script = `mount -t tmpfs none /run && mkdir /run/sshd && exec ${serve.join(" ")}`;
+        const script = `mount -t tmpfs none /run && mkdir /run/sshd && ${this.mounts(this.folder)} && exec ${serve.join(" ")}`;
         const [program = "", ...args] = root ? ["unshare", "--mount", "sh", "-c", script] : serve;
         const log = fs.openSync(path.join(this.folder, "log"), "a");
         this.server = spawn(program, args, { stdio: ["ignore", log, log] });
         fs.closeSync(log);
         await eventually("sshd listens", () => isListening(this.port));
+    }
+
+    /** Runs a shell command where the mounts are. */
+    inside(command: string): string {
+        const namespace = `--mount=/proc/${this.server?.pid ?? 0}/ns/mnt`;
+        return execFileSync("nsenter", [namespace, "sh", "-c", command], { encoding: "utf8" });
     }
 
     /** Kills sshd with its connections; what runs behind them is not its business. */
