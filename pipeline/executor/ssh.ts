@@ -59,7 +59,7 @@ export class SshExecutor implements Executor {
             const text = JSON.stringify({ ...payload, again: repeat });
             repeat = false; // a second try must not repeat what the first one has started
             return text;
-        });
+        }).then(heard);
         const folder = this.store.runFolder(job.key);
         await fs.promises.mkdir(folder, { recursive: true });
         const noted = await readJson<{ target?: Json }>(path.join(folder, "state.json"));
@@ -75,13 +75,13 @@ export class SshExecutor implements Executor {
     async status(key: string, options: { cursor: number; waitSeconds: number }): Promise<RunStatus> {
         const { cursor, waitSeconds } = options;
         const words = [key, "--cursor", String(cursor), "--wait", String(waitSeconds)];
-        const status = await this.call<RunStatus>("status", words);
+        const status = heard(await this.call<RunStatus>("status", words));
         await this.note(status);
         return status;
     }
 
     async stop(key: string): Promise<RunStatus> {
-        const status = await this.call<RunStatus>("stop", [key]);
+        const status = heard(await this.call<RunStatus>("stop", [key]));
         await this.note(status);
         return status;
     }
@@ -245,7 +245,8 @@ export class SshExecutor implements Executor {
         const say = ["python3", quote(this.runner), "hello", "--home", quote(this.target.home)].join(" ");
         const ask = `test -f ${quote(this.runner)} || exit ${NO_RUNNER}; exec ${say}`;
         const put = `umask 077; mkdir -p ${quote(path.posix.dirname(this.runner))} && cat > ${quote(this.runner)}.$$`;
-        const install = `${put} && mv ${quote(this.runner)}.$$ ${quote(this.runner)} && exec ${say}`;
+        const clear = `{ rm -f ${quote(this.runner)}.$$; exit 1; }`;
+        const install = `{ ${put} && mv ${quote(this.runner)}.$$ ${quote(this.runner)}; } || ${clear}; exec ${say}`;
         const text = async (stdin: Writable, answers: Answers): Promise<string> => {
             stdin.end();
             return answers.text();
@@ -259,7 +260,7 @@ export class SshExecutor implements Executor {
                 }),
             );
         }
-        if (answer.code !== 0) throw this.refused("hello", answer);
+        if (answer.code !== 0) throw this.refused("start", answer);
         const hello = JSON.parse(answer.value) as Hello;
         const here = fs.statSync(this.store.home, { throwIfNoEntry: false });
         if (hello.boot === bootId() && here !== undefined && same([here.dev, here.ino], hello.inode)) {
@@ -301,7 +302,8 @@ export class SshExecutor implements Executor {
         const { host } = this.target;
         if (code === 127) return new UserError(`${host} has no python3: \`sudo apt-get install python3\` there`);
         const last = stderr.trim().split("\n").at(-1) ?? "";
-        return new UserError(`the runner on ${host} could not ${verb}: ${last || `exit code ${String(code)}`}`);
+        const why = last === "" ? `exit code ${String(code)}` : inTermsOfTheStack(last);
+        return new UserError(`the runner on ${host} could not ${verb}: ${why}`);
     }
 
     /** Tries again while the connection is the trouble: for long, once the host has answered. */
@@ -448,6 +450,15 @@ interface Ended<Value> {
     readonly heard: boolean;
     /** Meaningful for a code of 0 only. */
     readonly value: Value;
+}
+
+/** What the runner calls RETUNE_HOME is another folder to the client's user. */
+function inTermsOfTheStack(text: string): string {
+    return text.replace("RETUNE_HOME", "target.home");
+}
+
+function heard<Status extends RunStatus>(status: Status): Status {
+    return typeof status.reason === "string" ? { ...status, reason: inTermsOfTheStack(status.reason) } : status;
 }
 
 /** What a command prints: first, where there is one, a line; then the rest. */

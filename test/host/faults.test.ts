@@ -181,6 +181,42 @@ describeOverSsh("faults on the way", () => {
         expect(training()).toMatchObject({ state: "succeeded", attempt: 2 });
     });
 
+    test.skipIf(process.getuid?.() !== 0)("a host whose disk is full, until there is room", async () => {
+        const small = await Sshd.start({
+            mounts: (folder) => `mkdir ${folder}/home && mount -t tmpfs -o size=64m none ${folder}/home`,
+        });
+        try {
+            const home = `${small.folder}/home`;
+            const resize = (size: string) => small.inside(`mount -o remount,size=${size} ${home}`);
+            const { port, hostKey, identity } = small;
+            const there = { port, hostKey, identity, home };
+            configure(0.02, there);
+            expect((await rig.json("up")).code).toBe(0);
+
+            const used = Number(small.inside(`du -sk ${home}`).split("\t")[0]);
+            resize(`${used + 250}k`);
+            configure(0.021, there);
+            const full = await rig.json("up");
+            expect([full.code, full.stage("training").error]).toEqual([
+                1,
+                expect.stringContaining("no space left on the disk: make room, or move target.home to a larger one"),
+            ]);
+
+            const since = Date.now();
+            resize("64m");
+            const { code, actions } = await rig.json("up");
+            const done = { training: "ran", evaluation: "ran", export: "ran", report: "ran" };
+            expect({ code, actions }).toEqual({ code: 0, actions: { host: "unchanged", ...all("unchanged", done) } });
+            survived.push({
+                scenario: "host's disk full, then room made",
+                outcome: "the next up goes on",
+                seconds: (Date.now() - since) / 1000,
+            });
+        } finally {
+            await small.dispose();
+        }
+    });
+
     test("another host key is refused, and both fingerprints are shown", async () => {
         const since = Date.now();
         const hostKey = makeKey(path.join(rig.folder, "other-key"));

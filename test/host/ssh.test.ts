@@ -104,6 +104,53 @@ describeOverSsh("SSH executor", () => {
         }
     });
 
+    test.skipIf(process.getuid?.() !== 0)(
+        "a full disk of the host's loses nothing: after room was made everything goes on where it was",
+        async () => {
+            const small = await Sshd.start({
+                mounts: (at) => `mkdir ${at}/disk && mount -t tmpfs -o size=16k none ${at}/disk`,
+            });
+            const resize = (size: string) => small.inside(`mount -o remount,size=${size} ${small.folder}/disk`);
+            try {
+                const { port, hostKey, identity } = small.target;
+                const home = `${small.folder}/disk/home`;
+                const ssh = executor({ port, hostKey, identity, home });
+                const digest = await artifact(500_000);
+                const full = "no space left on the disk: make room, or move target.home to a larger one";
+                const problem = (what: Promise<unknown>) => what.then(() => "none", String);
+                expect(await problem(ssh.send(digest, quiet))).toBe(
+                    "UserError: the runner on 127.0.0.1 could not start: cat: write error: No space left on device",
+                );
+
+                resize("300k");
+                expect(await problem(ssh.send(digest, quiet))).toBe(
+                    `UserError: the runner on 127.0.0.1 could not receive: ${full}`,
+                );
+                const part = Number(small.inside(`stat -c %s ${home}/store/.incoming/${digest}/files/one.bin`));
+                expect(part).toBeGreaterThan(100_000);
+
+                resize("900k");
+                await ssh.send(digest, quiet);
+                expect(await ssh.missing([digest])).toEqual([]);
+
+                const body = "pathlib.Path('out/large').write_bytes(b'x' * 1_000_000)";
+                const first = await follow(ssh, await submit(ssh, body, { data: digest }));
+                expect(first).toMatchObject({ state: "failed", reason: full, attempt: 1 });
+
+                resize("8m");
+                const second = await follow(ssh, await submit(ssh, body, { data: digest }));
+                expect(second).toMatchObject({ state: "succeeded", attempt: 2 });
+                await ssh.collect(resultOf(second), false, quiet);
+                expect(await store.damage(resultOf(second).digest)).toBeUndefined();
+                expect(small.inside(`ls ${home}/runner ${home}/store/.incoming`)).toMatch(
+                    /^[^\n]+runner:\n[0-9a-f]{32}\.py\n\n[^\n]+incoming:\n$/,
+                );
+            } finally {
+                await small.dispose();
+            }
+        },
+    );
+
     test("a run that reaches its limit saves what it has; without a higher limit it goes no further", async () => {
         const ssh = executor();
         const body = "while not pathlib.Path('../stop').exists(): time.sleep(0.02)\nraise SystemExit(75)";
