@@ -7,7 +7,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import type { HostSettings } from "../../infra/host/prepare";
 import { STEPS } from "../../infra/host/scripts";
 import { sha256, type JsonObject } from "../../pipeline/identity";
-import { Rig } from "../engine/rig";
+import { eventually, Rig } from "../engine/rig";
 import { describeOverSsh, makeKey, Sshd } from "./sshd";
 
 /** Every resource of a preparation, in its order. */
@@ -46,10 +46,18 @@ describeOverSsh("preparing a host", () => {
     let mirror: http.Server;
     let log: string;
     let home: string;
+    let stand: string;
 
     beforeAll(async () => {
         rig = new Rig();
-        sshd = await Sshd.start();
+        // Stand-ins for what would restart the machine: they note how they were called.
+        stand = path.join(rig.folder, "stand-ins");
+        fs.mkdirSync(stand);
+        for (const command of ["systemctl", "systemd-run"]) {
+            const script = `#!/bin/sh\necho "${command} $*" >>${stand}/calls\n[ ${command} = systemd-run ] || : >${stand}/stopped\n`;
+            fs.writeFileSync(path.join(stand, command), script, { mode: 0o755 });
+        }
+        sshd = await Sshd.start({ environment: { PATH: `${stand}:${process.env["PATH"] ?? ""}` } });
         mirror = http.createServer((_, response) => response.end(INSTALLER));
         await new Promise<void>((resolve) => mirror.listen(0, "127.0.0.1", resolve));
         log = path.join(rig.folder, "commands");
@@ -160,6 +168,40 @@ describeOverSsh("preparing a host", () => {
         fs.renameSync(`${file}.away`, file);
         configure();
         expect(await up()).toMatchObject({ code: 0, ran: [] });
+    });
+
+    test("a restart from which the machine does not come back is given up; the next update asks for it by hand", async () => {
+        const marker = path.join(home, "prepare", "reboot-required");
+        fs.writeFileSync(marker, fs.readFileSync("/proc/sys/kernel/random/boot_id"));
+        edit("reboot");
+        configure({}, { dialErrorLimit: 2 });
+        const since = Date.now();
+        const stopped = path.join(stand, "stopped");
+        const [failed] = await Promise.all([
+            up(),
+            eventually("sshd is stopped", () => fs.existsSync(stopped)).then(() => sshd.shut()),
+        ]);
+        expect([failed.code, failed.ran]).toEqual([1, created("host-reboot", "host-rebooted")]);
+        expect(failed.stderr).toContain(
+            `host-rebooted: connect to host 127.0.0.1 port ${sshd.port}: Connection refused`,
+        );
+        expect(Date.now() - since).toBeLessThan(60_000);
+        expect(fs.readFileSync(path.join(stand, "calls"), "utf8")).toBe(
+            "systemd-run --on-active=180 systemctl start ssh.service\n" +
+                "systemd-run --on-active=2 systemctl reboot\n" +
+                "systemctl stop ssh.socket ssh.service\n",
+        );
+
+        await sshd.up();
+        const again = await up();
+        expect([again.code, again.ran]).toEqual([1, created("host-rebooted")]);
+        const boot = fs.readFileSync(marker, "utf8").trim();
+        expect(again.stderr).toContain(
+            `rebooted: the machine has not restarted: it is still in boot ${boot}. Restart it by hand (\`sudo systemctl reboot\`), then start again`,
+        );
+        fs.rmSync(marker);
+        expect(await up()).toMatchObject({ code: 0 });
+        configure();
     });
 
     test("another host key is refused before anything is sent", async () => {

@@ -37,14 +37,19 @@ export class Sshd {
     ) {}
 
     /**
-     * `settings` win over those that it has otherwise. `mounts` is a shell command for root, such as one that mounts a small
+     * `settings` win over those that it has otherwise; `environment` is that of what it starts. `mounts` is a shell command for root, such as one that mounts a small
      * disk below the folder that it is given: only what is behind this sshd sees it.
      */
     static async start(
-        options: { readonly settings?: readonly string[]; readonly mounts?: (folder: string) => string } = {},
+        options: {
+            readonly settings?: readonly string[];
+            readonly environment?: Readonly<Record<string, string>>;
+            readonly mounts?: (folder: string) => string;
+        } = {},
     ): Promise<Sshd> {
         const sshd = new Sshd(await freePort(), options.mounts ?? (() => "true"));
         fs.writeFileSync(path.join(sshd.folder, "authorized-keys"), `${makeKey(sshd.identity)}\n`);
+        const environment = { XDG_RUNTIME_DIR: sshd.runtime, ...options.environment };
         const settings = [
             ...(options.settings ?? []),
             `Port ${sshd.port}`,
@@ -58,7 +63,9 @@ export class Sshd {
             "KbdInteractiveAuthentication no",
             "MaxStartups 100",
             "LogLevel VERBOSE",
-            `SetEnv XDG_RUNTIME_DIR=${sshd.runtime}`,
+            `SetEnv ${Object.entries(environment)
+                .map(([name, value]) => `${name}=${value}`)
+                .join(" ")}`,
         ];
         fs.writeFileSync(path.join(sshd.folder, "config"), `${settings.join("\n")}\n`);
         fs.mkdirSync(sshd.runtime, { mode: 0o700 });
@@ -110,6 +117,13 @@ export class Sshd {
         return execFileSync("nsenter", [namespace, "sh", "-c", command], { encoding: "utf8" });
     }
 
+    /** Lets nobody in any more; the connections that are there go on. */
+    async shut(): Promise<void> {
+        this.server?.kill("SIGKILL");
+        this.server = undefined;
+        await eventually("sshd is gone", async () => !(await isListening(this.port)));
+    }
+
     /** Kills sshd with its connections; what runs behind them is not its business. */
     async down(): Promise<void> {
         const pid = this.server?.pid;
@@ -118,7 +132,13 @@ export class Sshd {
             childrenOf(parent)
                 .filter((child) => commandOf(child).startsWith("sshd:"))
                 .flatMap((child) => [child, ...sessions(child)]);
-        for (const one of [pid, ...sessions(pid)]) process.kill(one, "SIGKILL");
+        for (const one of [pid, ...sessions(pid)]) {
+            try {
+                process.kill(one, "SIGKILL");
+            } catch {
+                // A session that has just ended by itself.
+            }
+        }
         this.server = undefined;
         await eventually("sshd is gone", async () => !(await isListening(this.port)));
     }
