@@ -4,6 +4,7 @@ import { parseOrExplain } from "./arguments";
 import { attach } from "./bench/attach";
 import type { Benchmark } from "./bench/benchmark";
 import { convert } from "./bench/convert";
+import { attachOverSsh, bareHostToFirstStep } from "./bench/host";
 import { noopPreview, noopUp, status } from "./bench/idle";
 import { pipeline } from "./bench/pipeline";
 import { restore } from "./bench/restore";
@@ -11,7 +12,10 @@ import { forJson, table, type Outcome } from "./bench/result";
 import { stages } from "./bench/stages";
 import { Workplace, type Tools } from "./bench/workplace";
 
-const BENCHMARKS: readonly Benchmark[] = [noopUp, noopPreview, status, stages, pipeline, convert, attach, restore];
+const BENCHMARKS: readonly Benchmark[] = [
+    ...[noopUp, noopPreview, status, stages, pipeline, convert, attach, restore],
+    ...[bareHostToFirstStep, attachOverSsh],
+];
 const NAMES = BENCHMARKS.map(({ name }) => name);
 const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 

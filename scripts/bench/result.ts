@@ -44,6 +44,7 @@ function holds({ value, relation, bound }: Limit): boolean | undefined {
 
 /** Whether all limits hold. One that is missed decides; without one, what could not be compared leaves it open: null. */
 export function verdict(limits: readonly Limit[]): boolean | null {
+    if (limits.length === 0) return null;
     const held = limits.map(holds);
     if (held.includes(false)) return false;
     return held.includes(undefined) ? null : true;
@@ -103,7 +104,8 @@ function cells(outcome: Outcome): string[] {
     if ("problem" in outcome) return [outcome.name, "", "", "", "", "could not run"];
     const { name, unit, ours, peer, ratio, limits } = outcome;
     const met = verdict(limits);
-    const words = met === null ? "not compared" : met ? "met" : "missed";
+    const compared = met === null ? "not compared" : met ? "met" : "missed";
+    const words = limits.length === 0 ? "" : compared;
     const measured = (value: number | undefined) => (value === undefined ? "" : `${round(value)} ${unit}`);
     const missed = limits.filter((limit) => holds(limit) === false);
     const by = missed.map(({ value, unit: of }) => `${round(value ?? NaN)} ${of}`).join(", ");

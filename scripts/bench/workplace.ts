@@ -107,6 +107,7 @@ export class Workplace {
     private readonly cache = path.join(this.folder, "cache");
     private readonly running = new Set<Running>();
     private readonly made = new Map<string, unknown>();
+    private readonly endings: (() => Promise<void>)[] = [];
     private disposed: Promise<void> | undefined;
     private folders = 0;
 
@@ -165,6 +166,11 @@ export class Workplace {
         return running;
     }
 
+    /** Takes what ends something that is no process of the workplace's own. */
+    atTheEnd(end: () => Promise<void>): void {
+        this.endings.push(end);
+    }
+
     /** Runs a program to its end. Throws when it fails. */
     async run(command: readonly [string, ...string[]], options: Options): Promise<Ended> {
         const running = this.start(command, options);
@@ -189,6 +195,7 @@ export class Workplace {
                 for (const running of this.running) running.kill("SIGKILL");
             });
             await this.endRunners(this.folder).catch(() => undefined);
+            for (const end of this.endings) await end().catch(() => undefined);
             fs.rmSync(this.folder, { recursive: true, force: true, maxRetries: 5 });
         })();
         return this.disposed;

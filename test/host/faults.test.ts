@@ -4,7 +4,8 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { eventually, isAlive } from "../engine/processes";
 import { all, python, Rig, type Running } from "../engine/rig";
 import { Link } from "./link";
-import { describeOverSsh, makeKey, Sshd } from "./sshd";
+import { describeOverSsh } from "./over-ssh";
+import { makeKey, Sshd } from "./sshd";
 
 const STEPS = 40;
 

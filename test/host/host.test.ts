@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { all, python, Rig } from "../engine/rig";
-import { describeOverSsh, Sshd } from "./sshd";
+import { describeOverSsh } from "./over-ssh";
+import { Sshd } from "./sshd";
 
 describeOverSsh("a host as a resource", () => {
     let rig: Rig;

@@ -11,7 +11,8 @@ import { HostLifecycle } from "../../pipeline/provider/host";
 import { Store } from "../../pipeline/store/store";
 import { project } from "../../scripts/locations.cjs";
 import * as recorded from "./recorded";
-import { describeOverSsh, makeKey, Sshd } from "./sshd";
+import { describeOverSsh } from "./over-ssh";
+import { makeKey, Sshd } from "./sshd";
 
 const user = os.userInfo().username;
 

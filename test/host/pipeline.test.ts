@@ -2,7 +2,8 @@ import * as fs from "node:fs";
 import * as path from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { all, digestsOf, filesBelow, python, Rig } from "../engine/rig";
-import { describeOverSsh, Sshd } from "./sshd";
+import { describeOverSsh } from "./over-ssh";
+import { Sshd } from "./sshd";
 
 describeOverSsh("a stack on an SSH host", () => {
     let rig: Rig;

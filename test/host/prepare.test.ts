@@ -8,7 +8,8 @@ import type { HostSettings } from "../../infra/host/prepare";
 import { STEPS } from "../../infra/host/scripts";
 import { sha256, type JsonObject } from "../../pipeline/identity";
 import { eventually, Rig } from "../engine/rig";
-import { describeOverSsh, makeKey, Sshd } from "./sshd";
+import { describeOverSsh } from "./over-ssh";
+import { makeKey, Sshd } from "./sshd";
 
 /** Every resource of a preparation, in its order. */
 const ALL = [...STEPS.slice(0, -1), "lock", "environment"].map((step) => `host-${step}`);
@@ -174,7 +175,6 @@ describeOverSsh("preparing a host", () => {
         const marker = path.join(home, "prepare", "reboot-required");
         fs.writeFileSync(marker, fs.readFileSync("/proc/sys/kernel/random/boot_id"));
         edit("reboot");
-        configure({}, { dialErrorLimit: 2 });
         const since = Date.now();
         const stopped = path.join(stand, "stopped");
         const [failed] = await Promise.all([
@@ -201,7 +201,6 @@ describeOverSsh("preparing a host", () => {
         );
         fs.rmSync(marker);
         expect(await up()).toMatchObject({ code: 0 });
-        configure();
     });
 
     test("another host key is refused before anything is sent", async () => {

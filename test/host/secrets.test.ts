@@ -5,7 +5,8 @@ import * as path from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { commandOf, environmentOf, processes } from "../engine/processes";
 import { filesBelow, python, Rig } from "../engine/rig";
-import { describeOverSsh, Sshd } from "./sshd";
+import { describeOverSsh } from "./over-ssh";
+import { Sshd } from "./sshd";
 
 // In two parts, so that this file, of which the project has a copy, does not hold it.
 const CANARY = ["hf", "canaryQ7x3vN9sLp2"].join("_");

@@ -9,7 +9,8 @@ import { digestOfFiles, listFiles, sha256 } from "../../pipeline/identity";
 import { Store, type Result } from "../../pipeline/store/store";
 import { filesBelow } from "../engine/rig";
 import { Link } from "./link";
-import { describeOverSsh, Sshd } from "./sshd";
+import { describeOverSsh } from "./over-ssh";
+import { Sshd } from "./sshd";
 
 describeOverSsh("SSH executor", () => {
     let sshd: Sshd;

@@ -3,16 +3,12 @@ import * as fs from "node:fs";
 import * as net from "node:net";
 import * as os from "node:os";
 import * as path from "node:path";
-import { describe } from "vitest";
 import { childrenOf, commandOf, eventually, processes } from "../engine/processes";
 
 const SSHD = "/usr/sbin/sshd";
 
-/** Tests that want a real sshd: skipped, and it is said why, where there is none. */
-export function describeOverSsh(what: string, tests: () => void): void {
-    const missing = fs.existsSync(SSHD) ? "" : " (skipped: openssh-server is not installed)";
-    describe.skipIf(missing !== "")(`${what}${missing}`, tests);
-}
+/** Why there can be no sshd here; undefined where there can. */
+export const withoutSshd = fs.existsSync(SSHD) ? undefined : "openssh-server is not installed";
 
 /** A key pair; answers the public part as `target.hostKey` wants it. */
 export function makeKey(file: string, type: "ed25519" | "rsa" = "ed25519"): string {
