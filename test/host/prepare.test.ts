@@ -183,7 +183,7 @@ describeOverSsh("preparing a host", () => {
         ]);
         expect([failed.code, failed.ran]).toEqual([1, created("host-reboot", "host-rebooted")]);
         expect(failed.stderr).toContain(
-            `host-rebooted: connect to host 127.0.0.1 port ${sshd.port}: Connection refused`,
+            `host-rebooted: ssh: connect to host 127.0.0.1 port ${sshd.port}: Connection refused`,
         );
         expect(Date.now() - since).toBeLessThan(60_000);
         expect(fs.readFileSync(path.join(stand, "calls"), "utf8")).toBe(
