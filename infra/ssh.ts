@@ -2,14 +2,15 @@ import * as fs from "node:fs";
 import type { Output } from "@pulumi/pulumi";
 import { output } from "@pulumi/pulumi/output.js";
 import { UserError } from "../pipeline/user-error";
-import { Host } from "./host/host";
+import { Host, HostRepairs } from "./host/host";
 import { prepareHost } from "./host/prepare";
 import type { Connection } from "./host/remote";
 import type { SshTarget } from "./target";
 
 /**
  * A machine that somebody has, as a target: prepared, unless the stack names a Python that is there, and verified. The
- * stages take the answer, so that none of them starts on a host that is not what it must be.
+ * stages take the answer, so that none of them starts on a host that is not what it must be. What a refresh finds amiss
+ * is prepared again where a script mends it, and verified again.
  */
 export function sshTarget(target: SshTarget, precision: string): Output<SshTarget> {
     const { home, gpu, driver, cudaToolkit, mirrors } = target;
@@ -20,8 +21,12 @@ export function sshTarget(target: SshTarget, precision: string): Output<SshTarge
         ...(cudaToolkit === undefined ? {} : { cudaToolkit }),
         ...(mirrors === undefined ? {} : { mirrors }),
     };
-    const prepared = target.python === undefined ? prepareHost(connectionOf(target), settings) : output("");
-    return new Host("host", { target, precision, prepared }).target;
+    const wanted = { target, precision };
+    const prepared =
+        target.python === undefined
+            ? prepareHost(connectionOf(target), settings, new HostRepairs("host-repairs", wanted).counts)
+            : output("");
+    return new Host("host", { ...wanted, prepared }).target;
 }
 
 /** The same way to the host for Pulumi's command provider, which does not use OpenSSH. */

@@ -1,5 +1,3 @@
-import type { Estimate } from "./estimate";
-
 /** What infra/host/probe.py finds out; what it cannot is null. */
 export interface Facts {
     /** The host's clock, in seconds since 1970. */
@@ -49,13 +47,13 @@ export interface Wanted {
     readonly gpu: "none" | "required";
     readonly precision: "fp32" | "bf16" | "fp16";
     readonly llamafactory: string;
-    readonly estimate?: Estimate;
     /** The client's clock when the host was asked, in seconds since 1970. */
     readonly time: number;
 }
 
-/** A script of infra/host/ that mends it. */
-export type Repair = "timers" | "driver" | "environment";
+/** The scripts of infra/host/ that mend something. */
+export const REPAIRS = ["timers", "driver", "environment"] as const;
+export type Repair = (typeof REPAIRS)[number];
 
 export interface Finding {
     readonly field: string;
@@ -78,6 +76,8 @@ const BF16_CAPABILITY = 8.0;
 const RELEASES = ["22.04", "24.04"];
 /** Beyond it certificates are refused and times in manifests are wrong. */
 const CLOCK_SECONDS = 300;
+/** Below it nothing can be run; what a training takes is known once its model is there: see programs/preflight.py. */
+const MINIMUM_DISK_MIB = 2048;
 
 export function minimumDriver(cuda: string): string {
     const version = MINIMUM_DRIVERS[cuda.split(".")[0] ?? ""];
@@ -92,7 +92,7 @@ export function check(facts: Facts, wanted: Wanted): Finding[] {
     return [...machine, ...gpu, ...environmentFindings(facts, wanted)];
 }
 
-function machineFindings(facts: Facts, { gpu, estimate, time }: Wanted): Finding[] {
+function machineFindings(facts: Facts, { gpu, time }: Wanted): Finding[] {
     const findings: Finding[] = [];
     if (facts.architecture !== WHEEL.architecture) {
         findings.push({
@@ -123,23 +123,10 @@ function machineFindings(facts: Facts, { gpu, estimate, time }: Wanted): Finding
             message: `the host's clock is ${spell(off)} ${off > 0 ? "ahead of" : "behind"} this machine's: \`sudo timedatectl set-ntp true\` on the one that is wrong`,
         });
     }
-    if (estimate !== undefined && facts.diskFreeMiB < estimate.diskMiB) {
+    if (facts.diskFreeMiB < MINIMUM_DISK_MIB) {
         findings.push({
-            ...error("disk", gib(facts.diskFreeMiB), gib(estimate.diskMiB)),
-            message: `${facts.home} has ${gib(facts.diskFreeMiB)} left, and base, checkpoints and merged model need ${gib(estimate.diskMiB)}: make room (\`npm run gc\`), or set target.home to a folder on a larger disk`,
-        });
-    }
-    const { totalMiB, swapMiB } = facts.memory;
-    if (estimate !== undefined && totalMiB + swapMiB < estimate.mergeMiB) {
-        findings.push({
-            ...error("memory", gib(totalMiB + swapMiB), gib(estimate.mergeMiB)),
-            message: `the machine has ${gib(totalMiB)} of memory and ${gib(swapMiB)} of swap, and merging needs ${gib(estimate.mergeMiB)}: use a machine with more, or add swap`,
-        });
-    }
-    if (estimate !== undefined && gpu === "none" && totalMiB < estimate.trainingMiB) {
-        findings.push({
-            ...error("memory", gib(totalMiB), gib(estimate.trainingMiB)),
-            message: `the machine has ${gib(totalMiB)} of memory, and the training needs ${gib(estimate.trainingMiB)}: smaller batchSize or cutoffLength, or a machine with more`,
+            ...error("disk", gib(facts.diskFreeMiB), gib(MINIMUM_DISK_MIB)),
+            message: `${facts.home} has ${gib(facts.diskFreeMiB)} left, wanted ${gib(MINIMUM_DISK_MIB)} or more: make room, or set target.home to a folder on a larger disk`,
         });
     }
     const on = Object.entries(facts.timers).filter(([, state]) => !/^(masked|disabled|not-found)/.test(state));
@@ -230,7 +217,7 @@ function driverFindings({ driver, nouveau, secureBoot, pciGpus, gpus }: Facts): 
     return [];
 }
 
-function gpuFindings({ gpus }: Facts, { precision, estimate }: Wanted): Finding[] {
+function gpuFindings({ gpus }: Facts, { precision }: Wanted): Finding[] {
     const [gpu] = gpus;
     if (gpu === undefined) return [];
     const findings: Finding[] = [];
@@ -244,12 +231,6 @@ function gpuFindings({ gpus }: Facts, { precision, estimate }: Wanted): Finding[
         findings.push({
             ...error("capability", gpu.capability, `${BF16_CAPABILITY.toFixed(1)} or more`),
             message: `the ${gpu.name} has compute capability ${gpu.capability} and no bf16, which starts at ${BF16_CAPABILITY.toFixed(1)}: set training.precision to fp16, or use a newer GPU`,
-        });
-    }
-    if (estimate !== undefined && gpu.memoryMiB < estimate.trainingMiB) {
-        findings.push({
-            ...error("gpuMemory", gib(gpu.memoryMiB), gib(estimate.trainingMiB)),
-            message: `the ${gpu.name} has ${gib(gpu.memoryMiB)}, and the training needs about ${gib(estimate.trainingMiB)}: smaller batchSize or cutoffLength, method qlora, or a larger GPU`,
         });
     }
     return findings;

@@ -45,23 +45,25 @@ clean() {
 }
 
 main() {
-    local release before made=
+    local release='' before made=
     export UV_HTTP_TIMEOUT=120
     # Without one, pip and uv ask where they ask by themselves.
     if [[ -n $RETUNE_INDEX ]]; then export PIP_INDEX_URL=$RETUNE_INDEX UV_DEFAULT_INDEX=$RETUNE_INDEX; fi
     # They would throw away bytecode, which every later start wants, or name another environment.
     unset PYTHONDONTWRITEBYTECODE PYTHONPATH PYTHONHOME UV_SYSTEM_PYTHON UV_PYTHON UV_TARGET UV_PREFIX
-    if [[ ! -e $envs/$folder/.retune ]]; then
+    # One that was complete may have been spoilt since.
+    if [[ -e $envs/$folder/.retune ]]; then release=$(proof "$envs/$folder") || true; fi
+    if [[ -z $release ]]; then
         check
         bring_uv
         rm -rf "${envs:?}/$folder"
         "$home/miniforge/bin/conda" create --yes --quiet --prefix "$envs/$folder" --override-channels --channel conda-forge \
             "python=$RETUNE_PYTHON"
         "$uv/bin/uv" pip install --python "$envs/$folder/bin/python" --require-hashes --compile-bytecode --requirement "$lock"
+        release=$(proof "$envs/$folder") ||
+            fail "\`llamafactory-cli version\` does not run in $envs/$folder: its output is in $log"
         made=yes
     fi
-    release=$(proof "$envs/$folder") ||
-        fail "\`llamafactory-cli version\` does not run in $envs/$folder; remove that folder and start again. Its output is in $log"
     : | write "$envs/$folder/.retune"
     before=$(readlink -f "$envs/$name" || true)
     if [[ $before != "$(readlink -f "$envs/$folder")" ]]; then

@@ -6,7 +6,7 @@ import { all, output, unsecret } from "@pulumi/pulumi/output.js";
 import type { CustomResourceOptions, Resource } from "@pulumi/pulumi/resource.js";
 import { sha256 } from "../../pipeline/identity";
 import { project } from "../../scripts/locations.cjs";
-import { minimumDriver, WHEEL } from "./contract";
+import { minimumDriver, WHEEL, type Repair } from "./contract";
 import { RemoteCommand, RemoteCopy, type Connection } from "./remote";
 import { programOf, STEPS, type Step, type Variables } from "./scripts";
 
@@ -40,16 +40,28 @@ const PYTHON = "3.11";
 /** What the environment takes, with what is downloaded for it. */
 const ENVIRONMENT_MB = 20_000;
 const SECONDS = 1800;
+/** Which repair runs a step again: what it mends, or what that goes on to need. */
+const REPAIRED_BY: Partial<Record<Step, Repair>> = {
+    "timers": "timers",
+    "driver": "driver",
+    "reboot": "driver",
+    "rebooted": "driver",
+    "miniforge": "environment",
+    "cuda-toolkit": "environment",
+    "environment": "environment",
+};
 /** A restart takes minutes, and each failed attempt to connect has a longer pause after it. */
 const DIAL_ERRORS = 60;
 
 /**
  * From a bare Ubuntu machine to one that LLaMA-Factory runs on: a chain of commands, each run again exactly when its text
- * or one of its settings changes, or what it depends on had an effect. Answers the last one's line, once all is done.
+ * or one of its settings changes, what it depends on had an effect, or `repairs` counts one more of what it mends. Answers
+ * the last one's line, once all is done.
  */
 export function prepareHost(
     connection: Input<Connection>,
     settings: HostSettings,
+    repairs: Input<Readonly<Record<Repair, number>>>,
     options: CustomResourceOptions = {},
 ): Output<string> {
     const reached = output(connection).apply((one) => ({
@@ -66,6 +78,8 @@ export function prepareHost(
     for (const step of STEPS) {
         const program = programOf(step, variables(step, settings, files));
         const triggers: Input<string>[] = [sha256(program), machine];
+        const repair = REPAIRED_BY[step];
+        if (repair !== undefined) triggers.push(output(repairs).apply((counts) => `repair ${counts[repair]}`));
         if (step === "environment") {
             const copied = {
                 source: new FileAsset(files.lock),

@@ -64,5 +64,6 @@ export function llamafactoryRun(run: {
 /** The sources of the programs, to travel with a job. */
 export function programs(program: string): Record<string, string> {
     const read = (name: string): string => fs.readFileSync(path.join(folder, "programs", name), "utf8");
-    return { [program]: read(program), "retune_job.py": read("retune_job.py") };
+    const modules = ["retune_job.py", ...(program === "train.py" ? ["preflight.py", "estimate.py"] : [])];
+    return Object.fromEntries([program, ...modules].map((name) => [name, read(name)]));
 }

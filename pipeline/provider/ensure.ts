@@ -237,10 +237,11 @@ async function orDetached<Value>(value: Promise<Value>, { cancelled }: Surroundi
 function explain(status: RunStatus): string {
     const run = status.key.slice(0, 12);
     // The reason is often the last thing that the program has said.
+    const said = new Set(status.reason?.split("\n"));
     const lines = (status.log ?? "")
         .trimEnd()
         .split("\n")
-        .filter((line) => line !== status.reason)
+        .filter((line) => !said.has(line))
         .slice(-12);
     const log =
         lines.join("").trim() === "" ? "" : `\n  last lines of its log:\n${lines.map((l) => `    ${l}`).join("\n")}`;

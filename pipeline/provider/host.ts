@@ -1,7 +1,7 @@
 import * as fs from "node:fs";
 import * as path from "node:path";
 import { z } from "zod";
-import { check, type Facts, type Finding } from "../../infra/host/contract";
+import { check, REPAIRS, type Facts, type Finding, type Repair } from "../../infra/host/contract";
 import { targetSchema, type SshTarget } from "../../infra/target";
 import { project } from "../../scripts/locations.cjs";
 import { changesBetween, type Change } from "../changes";
@@ -14,14 +14,18 @@ import { UserError } from "../user-error";
 import { checkFields, driftOf, type Checked, type Log, type ResourceLifecycle } from "./lifecycle";
 import { plain, withoutNulls } from "./values";
 
-const fields = {
-    target: targetSchema,
-    precision: z.enum(PRECISIONS),
-    prepared: z.string(),
-};
+const wanted = { target: targetSchema, precision: z.enum(PRECISIONS) };
+const fields = { ...wanted, prepared: z.string() };
+
+interface Look {
+    readonly facts: Facts;
+    readonly findings: readonly Finding[];
+}
 
 /** What happens to a host over its life: it is looked at, never changed. */
 export class HostLifecycle implements ResourceLifecycle {
+    private readonly seen = new Map<string, Promise<Look>>();
+
     constructor(
         private readonly store: Store,
         private readonly log: Log,
@@ -50,9 +54,10 @@ export class HostLifecycle implements ResourceLifecycle {
         if (errors.length > 0) {
             const { host } = inputs["target"] as SshTarget;
             const count = errors.length === 1 ? "" : `, for ${errors.length} reasons`;
-            throw new UserError(
-                `${host} cannot be used${count}:\n${errors.map(({ message }) => `  ${message}`).join("\n")}`,
-            );
+            const lines = errors.map(({ message }) => `\n  ${message}`).join("");
+            const mends = isPrepared(inputs) && errors.some(({ repairedBy }) => repairedBy !== undefined);
+            const next = mends ? "\n`npm run refresh`, then `npm run up` runs the scripts that mend such a thing" : "";
+            throw new UserError(`${host} cannot be used${count}:${lines}${next}`);
         }
         return { target: inputs["target"] as Json, facts: shown(facts), action: "ran" };
     }
@@ -61,9 +66,13 @@ export class HostLifecycle implements ResourceLifecycle {
     async read(urn: string, oldInputs: JsonObject, outputs: JsonObject): Promise<JsonObject> {
         const { drift: _drift, ...rest } = outputs;
         try {
-            const { facts, findings } = await this.look(urn, plain(oldInputs));
-            const errors = findings.filter(({ severity }) => severity === "error");
-            const drift = errors.map(({ field, found, wanted }) => `${field} is ${found}, wanted ${wanted}`).join("; ");
+            const inputs = plain(oldInputs);
+            const { facts, findings } = await this.glance(urn, inputs);
+            // What is worth a warning only is worth a script, where there is one.
+            const amiss = findings.filter(
+                ({ severity, repairedBy }) => severity === "error" || (repairedBy !== undefined && isPrepared(inputs)),
+            );
+            const drift = describe(amiss);
             return { ...rest, facts: shown(facts), ...(drift === "" ? {} : { drift }) };
         } catch (error) {
             if (!(error instanceof UserError)) throw error;
@@ -77,8 +86,17 @@ export class HostLifecycle implements ResourceLifecycle {
         return Promise.resolve();
     }
 
-    private async look(urn: string, inputs: JsonObject): Promise<{ facts: Facts; findings: Finding[] }> {
-        const { target, precision } = z.object(fields).parse(inputs);
+    /** What was seen in this operation already, or a look. */
+    glance(urn: string, inputs: JsonObject): Promise<Look> {
+        const { target, precision } = inputs;
+        const machine = JSON.stringify([target, precision]);
+        const seen = this.seen.get(machine) ?? this.look(urn, inputs);
+        this.seen.set(machine, seen);
+        return seen;
+    }
+
+    private async look(urn: string, inputs: JsonObject): Promise<Look> {
+        const { target, precision } = z.object(wanted).parse(inputs);
         if (target.type !== "ssh") throw new UserError(`target.type: a host is reached by ssh, not ${target.type}`);
         const executor = new SshExecutor(target, this.store, (line) => {
             this.log(urn, line, { ephemeral: false, warning: true });
@@ -92,19 +110,84 @@ export class HostLifecycle implements ResourceLifecycle {
         ]);
         const facts = JSON.parse(answer) as Facts;
         const { llamafactory } = versions("llamafactory");
-        const wanted = { gpu: target.gpu, precision, llamafactory, time: (before + Date.now() / 1000) / 2 };
-        return { facts, findings: check(facts, wanted) };
+        const time = (before + Date.now() / 1000) / 2;
+        return { facts, findings: check(facts, { gpu: target.gpu, precision, llamafactory, time }) };
     }
 }
 
+/**
+ * What happens to the count of repairs: a refresh notes what a script mends, the next update counts it, and the script,
+ * of which the count is a trigger, runs again. Nothing is looked at in an update.
+ */
+export class HostRepairsLifecycle implements ResourceLifecycle {
+    constructor(private readonly hosts: HostLifecycle) {}
+
+    check(_urn: string, news: JsonObject): Promise<Checked> {
+        return Promise.resolve(checkFields(wanted, withoutNulls(news)));
+    }
+
+    /** Another way to the host, or another host, needs no repair for that. */
+    diff(_urn: string, _oldInputs: JsonObject, oldOutputs: JsonObject): Change[] {
+        return driftOf(oldOutputs);
+    }
+
+    preview(_urn: string, _news: JsonObject, olds: JsonObject | undefined): Promise<JsonObject> {
+        return Promise.resolve({ counts: counted(olds), action: "would-run" });
+    }
+
+    apply(_urn: string, _news: JsonObject, olds: JsonObject | undefined): Promise<JsonObject> {
+        return Promise.resolve({ counts: counted(olds), action: "ran" });
+    }
+
+    async read(urn: string, oldInputs: JsonObject, outputs: JsonObject): Promise<JsonObject> {
+        const { drift: _drift, amiss: _amiss, ...rest } = outputs;
+        try {
+            const { findings } = await this.hosts.glance(urn, plain(oldInputs));
+            const mendable = findings.filter(({ repairedBy }) => repairedBy !== undefined);
+            if (mendable.length === 0) return rest;
+            return {
+                ...rest,
+                amiss: mendable.flatMap(({ repairedBy }) => repairedBy ?? []),
+                drift: describe(mendable),
+            };
+        } catch (error) {
+            if (!(error instanceof UserError)) throw error;
+            return outputs; // the host itself says so
+        }
+    }
+
+    delete(): Promise<void> {
+        return Promise.resolve();
+    }
+}
+
+/** The counts of before, with one more for each script that mends what is amiss. */
+function counted(olds: JsonObject = {}): Record<Repair, number> {
+    const before = z.record(z.string(), z.number()).catch({}).parse(olds["counts"]);
+    const amiss = z.array(z.string()).catch([]).parse(olds["amiss"]);
+    const one = (repair: Repair): number => (before[repair] ?? 0) + (amiss.includes(repair) ? 1 : 0);
+    return Object.fromEntries(REPAIRS.map((repair) => [repair, one(repair)])) as Record<Repair, number>;
+}
+
+function describe(findings: readonly Finding[]): string {
+    return findings.map(({ field, found, wanted }) => `${field} is ${found}, wanted ${wanted}`).join("; ");
+}
+
+/** Whether the scripts of infra/host/ have made it: what another has prepared, that other mends. */
+function isPrepared({ prepared }: JsonObject): boolean {
+    return prepared !== "";
+}
+
 /** What of the facts is worth a place in the state: what does not change by itself. */
-function shown({ release, architecture, driver, gpus, environment }: Facts): JsonObject {
+function shown({ release, architecture, driver, gpus, memory, environment }: Facts): JsonObject {
     return {
         release: `${release.id ?? "?"} ${release.version ?? ""}`.trim(),
         architecture,
         driver: driver.loaded,
         gpus: gpus.map(({ name, memoryMiB }) => `${name}, ${(memoryMiB / 1024).toFixed(0)} GiB`),
+        memory: `${(memory.totalMiB / 1024).toFixed(0)} GiB`,
         torch: environment?.torch?.version ?? null,
+        cuda: environment?.torch?.cuda ?? null,
         llamafactory: environment?.llamafactory ?? null,
     };
 }

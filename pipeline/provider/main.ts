@@ -5,6 +5,7 @@ import { home } from "../../scripts/locations.cjs";
 import { executorFor } from "../executor/executors";
 import { processOf } from "../processes";
 import { Store } from "../store/store";
+import type { HostLifecycle, HostRepairsLifecycle } from "./host";
 import { Lifecycle, type Log } from "./lifecycle";
 import { serveProvider } from "./protocol";
 
@@ -61,10 +62,14 @@ function whenGone(gone: () => boolean, then: () => void): void {
 const server = new grpc.Server({ "grpc.max_receive_message_length": -1, "grpc.max_send_message_length": -1 });
 const store = new Store(home());
 const log = engineLog(process.argv[2]);
+let hosts: Promise<{ Host: HostLifecycle; HostRepairs: HostRepairsLifecycle }> | undefined;
 const lifecycle = new Lifecycle(store, executorFor, log);
 serveProvider(server, lifecycle, async () => {
-    const { HostLifecycle } = await import("./host");
-    return new HostLifecycle(store, log);
+    hosts ??= import("./host").then(({ HostLifecycle, HostRepairsLifecycle }) => {
+        const Host = new HostLifecycle(store, log);
+        return { Host, HostRepairs: new HostRepairsLifecycle(Host) };
+    });
+    return hosts;
 });
 
 // A client that was killed cannot cancel: without this the engine would follow a run for hours, holding the lock.

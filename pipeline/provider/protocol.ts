@@ -13,12 +13,18 @@ import { UserError } from "../user-error";
 import { Interrupted, type Lifecycle, type ResourceLifecycle } from "./lifecycle";
 
 /**
- * Pulumi's resource provider protocol: stages are served by one lifecycle, hosts by another. Facts about it are in the
+ * Pulumi's resource provider protocol: stages are served by one lifecycle, hosts and their repairs by others. Facts about it are in the
  * engine's own tests.
  */
-export function serveProvider(server: grpc.Server, stages: Lifecycle, hosts: () => Promise<ResourceLifecycle>): void {
-    const of = async (urn: string): Promise<ResourceLifecycle> =>
-        urn.includes("finetune:infra:Host::") ? hosts() : stages;
+export function serveProvider(
+    server: grpc.Server,
+    stages: Lifecycle,
+    hosts: () => Promise<Readonly<Record<"Host" | "HostRepairs", ResourceLifecycle>>>,
+): void {
+    const of = async (urn: string): Promise<ResourceLifecycle> => {
+        if (urn.includes("finetune:infra:Host::")) return (await hosts()).Host;
+        return urn.includes("finetune:infra:HostRepairs::") ? (await hosts()).HostRepairs : stages;
+    };
     const answer =
         <Request, Response>(handle: (request: Request) => Promise<Response> | Response) =>
         (call: grpc.ServerUnaryCall<Request, Response>, done: grpc.sendUnaryData<Response>): void => {

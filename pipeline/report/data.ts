@@ -60,7 +60,7 @@ export interface ReportStage {
     readonly finishedAt: Date;
 }
 
-type Host = Omit<NonNullable<Result["host"]>, "name" | "driver">;
+type Host = Omit<NonNullable<Result["host"]>, "name">;
 
 /** What evaluate.py writes. Scores are percent, the loss is mean cross-entropy per token; null where nothing was held out. */
 export interface ModelEvaluation {

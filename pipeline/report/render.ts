@@ -167,6 +167,10 @@ function why({ action, reasons }: ReportStage): Html | undefined {
 
 function machine({ host }: ReportStage): string {
     if (host === undefined) return "";
+    const { release, driver, torch, cuda, llamafactory } = host;
     const gpus = host.gpus === undefined || host.gpus.length === 0 ? [] : [host.gpus.join(" and ")];
-    return ` on ${[`${plural(host.cpus, "CPU")} (${host.machine})`, ...gpus].join(", ")}`;
+    const software = Object.entries({ driver, torch, "CUDA": cuda, "LLaMA-Factory": llamafactory });
+    const versions = software.flatMap(([name, version]) => (version === undefined ? [] : [`${name} ${version}`]));
+    const system = release === undefined ? [] : [release];
+    return ` on ${[`${plural(host.cpus, "CPU")} (${host.machine})`, ...gpus, ...system, ...versions].join(", ")}`;
 }

@@ -38,6 +38,7 @@ import contextlib
 import errno
 import fcntl
 import fnmatch
+import functools
 import hashlib
 import json
 import os
@@ -471,7 +472,7 @@ def execute(run: Run, job: dict, begin: float, earlier: float):
     run.set_state("running", startedAt=begin)
     prepare(run, job)
     kills = memory_kills()
-    code, how = converse(run, job, left, kills)
+    code, how, software = converse(run, job, left, kills)
     outcome = read_json(run.work / "outcome.json") or {}
     if code == STOPPED:
         return "stopped", how or "stopped on request; a checkpoint was saved"
@@ -497,15 +498,18 @@ def execute(run: Run, job: dict, begin: float, earlier: float):
         "startedAt": begin,
         "finishedAt": finished,
         "seconds": round(earlier + finished - begin, 1),
-        "host": host(),
+        "host": {**host(), **software},
     }
     write_json(run.folder / "result.json", result)
     return "succeeded", None
 
 
 def host() -> dict:
-    """What a result depends on of the machine that made it, beyond its software."""
+    """What a result depends on of the machine that made it, beyond the software of its program."""
     facts = {"name": os.uname().nodename, "machine": os.uname().machine, "cpus": os.cpu_count()}
+    with contextlib.suppress(OSError):
+        system = dict(re.findall(r'^(\w+)="?([^"\n]*)"?$', Path("/etc/os-release").read_text(), re.MULTILINE))
+        facts["release"] = f"{system.get('ID', '')} {system.get('VERSION_ID', '')}".strip()
     query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
         answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
@@ -943,7 +947,8 @@ def dial(address: Path) -> socket.socket:
 def converse(run: Run, job: dict, seconds: float, kills: int):
     """Has the worker execute the job, at most for so many seconds. `kills` is what memory_kills() said before.
 
-    Answers the exit code and, where there is more to say than that it was asked to stop, how it was stopped.
+    Answers the exit code; how it was stopped, where there is more to say than that it was asked to; and versions of the
+    software that ran it.
     """
     connection = connect(job)
     secrets = read_json(run.secrets_file()) or {}
@@ -966,7 +971,8 @@ def converse(run: Run, job: dict, seconds: float, kills: int):
                 raise RuntimeError(worker_ended(job, memory_kills() > kills))
             received += block
             if received.endswith(b"\n"):
-                return json.loads(received)["exit"], why and f"{why}; a checkpoint was saved"
+                answer = json.loads(received)
+                return answer["exit"], why and f"{why}; a checkpoint was saved", answer["software"]
         if asked is None and time.monotonic() > until:
             why = f"stopped at its limit of {in_words(job['limitSeconds'])}"
             (run.folder / "stop").touch()
@@ -974,10 +980,11 @@ def converse(run: Run, job: dict, seconds: float, kills: int):
             asked = uptime()
             if not job["stoppable"]:
                 connection.close()  # the worker ends the program of a closed connection
-                return STOPPED, why or "stopped on request"
+                return STOPPED, why or "stopped on request", {}
         if asked is not None and uptime() - asked > STOP_GRACE:
             connection.close()
-            return STOPPED, f"{why or 'stopped on request'}; it did not reach a step's end within {STOP_GRACE} seconds"
+            how = f"{why or 'stopped on request'}; it did not reach a step's end within {STOP_GRACE} seconds"
+            return STOPPED, how, {}
 
 
 def worker(address: Path, preload: list) -> None:
@@ -1005,7 +1012,8 @@ def worker(address: Path, preload: list) -> None:
                 _, status = os.waitpid(pid, 0)
                 children.pop(connection)
                 with contextlib.suppress(OSError):
-                    connection.sendall(json.dumps({"exit": os.waitstatus_to_exitcode(status)}).encode() + b"\n")
+                    answer = {"exit": os.waitstatus_to_exitcode(status), "software": software()}
+                    connection.sendall(json.dumps(answer).encode() + b"\n")
                 with contextlib.suppress(KeyError):
                     selector.unregister(connection)
                 connection.close()
@@ -1025,6 +1033,19 @@ def worker(address: Path, preload: list) -> None:
                             os.killpg(children[source], signal.SIGKILL)
                     else:
                         source.close()
+
+
+@functools.cache
+def software() -> dict:
+    """Versions that a result depends on, of this environment; of CUDA the one of torch, where that is loaded."""
+    import importlib.metadata  # slow, and of use in a worker only
+
+    versions = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for package in ("torch", "llamafactory"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    cuda = getattr(getattr(sys.modules.get("torch"), "version", None), "cuda", None)
+    return versions | ({"cuda": cuda} if cuda else {})
 
 
 def retire(address: Path, listener: socket.socket) -> bool:

@@ -16,13 +16,20 @@ export interface Result {
     readonly startedAt: number;
     readonly finishedAt: number;
     readonly seconds: number;
-    /** Of a run on a target. */
+    /** Of a run on a target: what it was made on. In no key, and in no artifact. */
     readonly host?: {
         readonly name: string;
         readonly machine: string;
         readonly cpus: number;
         readonly gpus?: readonly string[];
         readonly driver?: string;
+        /** Of the operating system, such as "ubuntu 22.04". */
+        readonly release?: string;
+        readonly python?: string;
+        readonly torch?: string;
+        /** What torch was built with. */
+        readonly cuda?: string;
+        readonly llamafactory?: string;
     };
     /** The host that the artifact has stayed on: it is not in this store. */
     readonly at?: string;

@@ -1,6 +1,7 @@
 import * as fs from "node:fs";
 import * as path from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
+import type { JsonObject } from "../../pipeline/identity";
 import { all, digestsOf, filesBelow, python, Rig } from "../engine/rig";
 import { describeOverSsh } from "./over-ssh";
 import { Sshd } from "./sshd";
@@ -24,6 +25,11 @@ describeOverSsh("a stack on an SSH host", () => {
         expect({ code, stderr: code === 0 ? "" : stderr }).toEqual({ code: 0, stderr: "" });
         expect(actions).toEqual({ host: "ran", ...all("ran") });
         const { model = "", training = "", export: merged = "" } = digestsOf(answer);
+        const facts = rig.stored("training")?.outputs["host"] as JsonObject;
+        expect(Object.keys(facts).sort()).toEqual(
+            ["name", "machine", "cpus", "release", "python", "torch", "llamafactory"].sort(),
+        );
+        expect(facts).toMatchObject({ llamafactory: "0.9.5", torch: expect.stringMatching(/^\d+\.\d+/) as string });
         const host = path.join(sshd.folder, "home", "store");
         for (const digest of [model, training, merged]) expect(fs.existsSync(path.join(host, digest))).toBe(true);
         expect(fs.existsSync(path.join(rig.home, "store", training))).toBe(true);

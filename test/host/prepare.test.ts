@@ -3,7 +3,7 @@ import * as fs from "node:fs";
 import * as http from "node:http";
 import type { AddressInfo } from "node:net";
 import * as path from "node:path";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { HostSettings } from "../../infra/host/prepare";
 import { STEPS } from "../../infra/host/scripts";
 import { sha256, type JsonObject } from "../../pipeline/identity";
@@ -23,7 +23,11 @@ cat >"$bin/conda" <<'END'
 #!/bin/bash
 while [[ $1 != --prefix ]]; do shift; done
 mkdir -p "$2/bin"
-touch "$2/bin/python"
+cat >"$2/bin/python" <<'PYTHON'
+#!/bin/bash
+echo '{"version": "2.8.0", "cuda": null, "available": false, "bf16": false}'
+PYTHON
+chmod +x "$2/bin/python"
 END
 cat >"$bin/python" <<'END'
 #!/bin/bash
@@ -36,9 +40,12 @@ chmod +x "$bin"/*
 `;
 
 const PROGRAM = `import { readFileSync } from "node:fs";
+import { Host, HostRepairs } from "./infra/host/host";
 import { prepareHost } from "./infra/host/prepare";
-const { connection, settings } = JSON.parse(readFileSync("host.json", "utf8"));
-export const prepared = prepareHost(connection, settings);
+const { connection, settings, repairs, target } = JSON.parse(readFileSync("host.json", "utf8"));
+const { counts } = new HostRepairs("host-repairs", { target, precision: "fp32" });
+export const prepared = prepareHost(connection, settings, counts.apply((found) => ({ ...found, ...repairs })));
+new Host("host", { target, precision: "fp32", prepared });
 `;
 
 describeOverSsh("preparing a host", () => {
@@ -75,7 +82,7 @@ describeOverSsh("preparing a host", () => {
         await new Promise((resolve) => mirror.close(resolve));
     });
 
-    function configure(changes: Partial<HostSettings> = {}, reached: JsonObject = {}): void {
+    function configure(changes: Partial<HostSettings> = {}, reached: JsonObject = {}, repairs: JsonObject = {}): void {
         const { port, hostKey, identity, target } = sshd;
         const privateKey = fs.readFileSync(identity, "utf8");
         const connection = { host: "127.0.0.1", port, user: target.user, hostKey, privateKey, ...reached };
@@ -86,15 +93,15 @@ describeOverSsh("preparing a host", () => {
             mirrors: { miniforge: `http://127.0.0.1:${(mirror.address() as AddressInfo).port}` },
             ...changes,
         };
-        rig.write("host.json", JSON.stringify({ connection, settings }));
+        rig.write("host.json", JSON.stringify({ connection, settings, repairs, target: { ...target, home } }));
     }
 
     /** Updates the stack; answers what ran on the host, in order. */
-    async function up(): Promise<{ code: number | null; ran: string[]; outputs: JsonObject; stderr: string }> {
+    async function up() {
         fs.writeFileSync(log, "");
-        const { code, answer, stderr } = await rig.json("up");
+        const { code, answer, actions, stderr } = await rig.json("up");
         const ran = fs.readFileSync(log, "utf8").split("\n").slice(0, -1);
-        return { code, ran, outputs: answer.outputs, stderr };
+        return { code, ran, outputs: answer.outputs, host: actions["host"], stderr };
     }
 
     const created = (...names: readonly string[]): string[] => names.map((name) => `create ${name}`);
@@ -201,6 +208,49 @@ describeOverSsh("preparing a host", () => {
         );
         fs.rmSync(marker);
         expect(await up()).toMatchObject({ code: 0 });
+    });
+
+    describe("drift", () => {
+        const environment = () => path.join(home, "miniforge", "envs", "llama-factory", "bin", "llamafactory-cli");
+        const mending = created("host-miniforge", "host-cuda-toolkit", "host-lock", "host-environment");
+        const drift = () => rig.state().resources?.find(({ urn }) => urn.endsWith("::host"))?.outputs?.["drift"];
+
+        test("that a refresh finds is mended by the script for it, and the host is verified again", async () => {
+            fs.rmSync(environment());
+            expect((await rig.json("refresh")).code).toBe(0);
+            expect(drift()).toBe("environment is does not start, wanted LLaMA-Factory 0.9.5");
+            expect(fs.existsSync(environment())).toBe(false);
+
+            expect(await up()).toMatchObject({ code: 0, ran: mending, host: "ran" });
+            expect(execFileSync(environment(), { encoding: "utf8" })).toBe("version 0.9.5\n");
+            expect(drift()).toBeUndefined();
+            expect(await up()).toMatchObject({ code: 0, ran: [], host: "unchanged" });
+        });
+
+        test("that comes back is mended again", async () => {
+            fs.rmSync(path.join(home, "miniforge", "envs"), { recursive: true });
+            expect((await rig.json("refresh")).code).toBe(0);
+            expect(drift()).toBe("environment is none, wanted LLaMA-Factory 0.9.5");
+            expect(await up()).toMatchObject({ code: 0, ran: mending, host: "ran" });
+        });
+
+        test("of a host that is silent is not known, and nothing runs", async () => {
+            fs.rmSync(environment());
+            await sshd.down();
+            expect((await rig.json("refresh")).code).toBe(0);
+            await sshd.up();
+            expect(await up()).toMatchObject({ code: 0, ran: [], host: "unchanged" });
+            expect((await rig.json("refresh")).code).toBe(0);
+            expect(await up()).toMatchObject({ code: 0, ran: mending, host: "ran" });
+        });
+
+        test("of the driver is followed by a restart where it asks for one", async () => {
+            configure({}, {}, { driver: 1 });
+            const ran = created("host-driver", "host-reboot", "host-rebooted");
+            expect(await up()).toMatchObject({ code: 0, ran });
+            configure();
+            expect(await up()).toMatchObject({ code: 0, ran });
+        });
     });
 
     test("another host key is refused before anything is sent", async () => {

@@ -47,7 +47,16 @@ const data: ReportData = {
             ...stage("training", "Training", "ran", 184.3),
             reasons: ["learningRate 0.0005 → 0.0001"],
             expectedSeconds: 150,
-            host: { machine: "x86_64", cpus: 16, gpus: ["NVIDIA A10"] },
+            host: {
+                machine: "x86_64",
+                cpus: 16,
+                gpus: ["NVIDIA A10"],
+                driver: "570.158.01",
+                release: "ubuntu 22.04",
+                torch: "2.8.0",
+                cuda: "12.8",
+                llamafactory: "0.9.5",
+            },
         },
         {
             ...stage("evaluation", "Evaluation", "attached", 71),
@@ -149,7 +158,7 @@ describe("what the page says", () => {
         );
         expect(text).toContain(
             "training ran Took 3 min 4 s, in this update; 2 min 30 s were expected. Why: learningRate 0.0005 → 0.0001 " +
-                "run training-0123 , finished 2026-07-30 14:05 UTC on 16 CPUs (x86_64), NVIDIA A10, digest c0ffee",
+                "run training-0123 , finished 2026-07-30 14:05 UTC on 16 CPUs (x86_64), NVIDIA A10, ubuntu 22.04, driver 570.158.01, torch 2.8.0, CUDA 12.8, LLaMA-Factory 0.9.5, digest c0ffee",
         );
         expect(text).toContain(
             "evaluation attached Took 1 min 11 s, in a run that was already going on. " +

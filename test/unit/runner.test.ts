@@ -1,3 +1,4 @@
+import { execFileSync } from "node:child_process";
 import { spawn, spawnSync } from "node:child_process";
 import {
     appendFileSync,
@@ -10,6 +11,7 @@ import {
     statSync,
     writeFileSync,
 } from "node:fs";
+import os from "node:os";
 import path from "node:path";
 import { describe, expect, test } from "vitest";
 import { digestOfFiles, sha256, type FileEntry } from "../../pipeline/identity";
@@ -40,6 +42,10 @@ import {
     WAIT,
 } from "./runner-rig";
 
+const pythonVersion = execFileSync(python, ["-c", "import platform; print(platform.python_version())"], {
+    encoding: "utf8",
+}).trim();
+
 describe("a run", () => {
     test("ends with a result: digest, files, metrics and times, and its artifact in the store", async () => {
         const first = await submit(SUCCEED);
@@ -50,6 +56,7 @@ describe("a run", () => {
         expect(last.result).toMatchObject({
             ...{ key, kind: "Training", digest: digestOfFiles([file]), files: [file], metrics: { steps: 3 } },
         });
+        expect(last.result?.host).toMatchObject({ machine: os.machine(), python: pythonVersion });
         expect(last.result?.seconds).toBeCloseTo((last.finishedAt ?? 0) - (last.startedAt ?? 0), 0);
         expect(await new Store(home).find(key)).toEqual(last.result);
         await until(() => !existsSync(path.join(runFolder(), "work")));

@@ -168,6 +168,16 @@ def predict(rows: list, name: str, **model_options) -> list:
     return [{"prompt": line["prompt"], "answer": line["predict"].strip()} for line in lines]
 
 
+def why_not_finite(logs: dict, step: int):
+    """What has become NaN or infinite, in words; None where nothing has."""
+    for name in ("loss", "grad_norm", "eval_loss"):
+        value = logs.get(name)
+        # The trainer shows a NaN loss as 0.0 and ends with success; only the gradient's norm tells.
+        if value is not None and not math.isfinite(float(value)):
+            return f"{name} became {value} at step {step}: lower training.learningRate, or check the data"
+    return None
+
+
 class Progress(TrainerCallback):
     """Turns the trainer's own calls into events, ends a run that has become NaN, and saves and stops on request."""
 
@@ -177,13 +187,9 @@ class Progress(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **_):
         logs = logs or {}
-        for name in ("loss", "grad_norm", "eval_loss"):
-            value = logs.get(name)
-            # The trainer shows a NaN loss as 0.0 and ends with success; only the gradient's norm tells.
-            if value is not None and not math.isfinite(float(value)):
-                fail(
-                    f"{name} became {value} at step {state.global_step}: lower training.learningRate, or check the data"
-                )
+        why = why_not_finite(logs, state.global_step)
+        if why:
+            fail(why)
         if "loss" in logs:
             event(
                 "progress",

@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 import shutil
 import zipfile
 from contextlib import suppress
@@ -10,9 +9,8 @@ from pathlib import Path
 
 import torch
 import transformers.trainer
-from llamafactory.data.template import TEMPLATES, get_template_and_fix_tokenizer
-from llamafactory.hparams import DataArguments
 from llamafactory.train.tuner import run_exp
+from preflight import ROWS, preflight
 from retune_job import (
     Progress,
     base_model,
@@ -27,65 +25,11 @@ from retune_job import (
     template_options,
 )
 from safetensors import SafetensorError, safe_open
-from transformers import AutoTokenizer
 
 TRAINER = Path("trainer")
 # Files of a trained folder that are the result; the others hold times, paths or the optimizer.
 WANTED = ["adapter_*", "model*.safetensors*", "config.json", "generation_config.json", "*token*", "vocab.*", "*.jinja"]
 WANTED += ["merges.txt", "added_tokens.json"]
-
-
-# Templates of plain text, which any model can learn.
-PLAIN = {"alpaca", "default", "empty", "vicuna"}
-
-
-def text_of(slots: list) -> str:
-    """The literal text of a template's slots: strings, and tokens that stand for themselves."""
-    return "".join(
-        slot if isinstance(slot, str) else slot.get("token", "") if isinstance(slot, dict) else "" for slot in slots
-    )
-
-
-def check_template(tokenizer) -> None:
-    """Ends a training whose chat format is another family's: it would end with a good loss and bad answers."""
-    name = parameters["template"]
-    template = TEMPLATES[name]
-    advice = "set model.template to the one of the model's family"
-    parts = (template.format_user, template.format_assistant, template.format_system, template.format_prefix)
-    words = {word for part in parts for word in re.findall(r"<[^<>\s{}]+>", text_of(part.slots))}
-    foreign = sorted(word for word in words if len(tokenizer.encode(word, add_special_tokens=False)) != 1)
-    if foreign:
-        fail(
-            f"model.template: {name} does not fit this model, whose tokenizer does not know {', '.join(foreign)}; "
-            f"{advice}"
-        )
-    marker = text_of(template.format_user.slots).split("{{content}}")[0].strip()
-    if name in PLAIN or not marker or not tokenizer.chat_template:
-        return
-    own = tokenizer.apply_chat_template([{"role": "user", "content": "?"}], tokenize=False, add_generation_prompt=True)
-    if marker not in own:
-        fail(
-            f"model.template: {name} begins a question with {marker!r}, but this model's own format is {own!r}; "
-            f"{advice}"
-        )
-
-
-def preflight(rows: list) -> dict:
-    """What can be known in a second and would otherwise be learned after hours; answers facts about lengths."""
-    tokenizer = AutoTokenizer.from_pretrained("base")
-    check_template(tokenizer)
-
-    options = {k: v for k, v in template_options().items() if k in ("template", "enable_thinking")}
-    template = get_template_and_fix_tokenizer(tokenizer, DataArguments(**options))
-    lengths = []
-    for row in rows[:2000]:
-        user = "\n".join(part for part in (row["instruction"], row["input"]) if part)
-        messages = [{"role": "user", "content": user}, {"role": "assistant", "content": row["output"]}]
-        lengths.append(sum(map(len, template.encode_oneturn(tokenizer, messages))))
-    cut = sum(length > parameters["cutoffLength"] for length in lengths)
-    if cut:
-        event("note", text=f"{cut} of {len(lengths)} rows are longer than cutoffLength and will be cut off")
-    return {"longestRow": max(lengths), "rowsCutOff": round(cut / len(lengths), 4)}
 
 
 def complete(checkpoint: Path) -> bool:
@@ -205,10 +149,10 @@ def main() -> None:
     rows = read_jsonl(Path("dataset/train.jsonl"))
     validation = Path("dataset/validation.jsonl").exists()
     base_model("model", parameters["precision"])
-    facts = preflight(rows)
     datasets = {"train": "dataset/train.jsonl"} | ({"validation": "dataset/validation.jsonl"} if validation else {})
-    given = options(len(rows), validation) | data_folder(datasets)
+    given = options(len(rows), validation) | data_folder({**datasets, ROWS: f"{ROWS}.jsonl"})
     checkpoint = resume_point()
+    facts = preflight(given, resumed=checkpoint is not None)
     tell_lost_work(int(checkpoint.name.split("-")[1]) if checkpoint else 0)
     if checkpoint:
         given["resume_from_checkpoint"] = str(checkpoint)
@@ -252,4 +196,6 @@ def main() -> None:
     )
 
 
-main()
+# A process that the preflight spawns imports this file too.
+if __name__ == "__main__":
+    main()
