@@ -25,7 +25,7 @@ describeOverSsh("a stack on an SSH host", () => {
         expect({ code, stderr: code === 0 ? "" : stderr }).toEqual({ code: 0, stderr: "" });
         expect(actions).toEqual({ host: "ran", ...all("ran") });
         const { model = "", training = "", export: merged = "" } = digestsOf(answer);
-        const facts = rig.stored("training")?.outputs["host"] as JsonObject;
+        const facts = rig.stored("training")?.outputs?.["host"] as JsonObject;
         expect(Object.keys(facts).sort()).toEqual(
             ["name", "machine", "cpus", "release", "python", "torch", "llamafactory"].sort(),
         );

@@ -1,5 +1,4 @@
-import { execFileSync } from "node:child_process";
-import { spawn, spawnSync } from "node:child_process";
+import { execFileSync, spawn, spawnSync } from "node:child_process";
 import {
     appendFileSync,
     chmodSync,
