@@ -3,13 +3,11 @@ import * as net from "node:net";
 import * as os from "node:os";
 import * as path from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { check, type Facts, type Wanted } from "../../infra/host/contract";
 import { targetSchema, type SshTarget } from "../../infra/target";
 import { SshExecutor } from "../../pipeline/executor/ssh";
 import type { JsonObject } from "../../pipeline/identity";
 import { HostLifecycle } from "../../pipeline/provider/host";
 import { Store } from "../../pipeline/store/store";
-import { project } from "../../scripts/locations.cjs";
 import * as recorded from "./recorded";
 import { describeOverSsh } from "./over-ssh";
 import { makeKey, Sshd } from "./sshd";
@@ -275,18 +273,11 @@ describe.skipIf(!root)(`a machine that will not do${root ? "" : " (skipped: want
             );
         });
 
-        test("one whose GPU and disk are too small for what is to run", async () => {
-            const probe = fs.readFileSync(path.join(project, "infra", "host", "probe.py"), "utf8");
-            const { home, python = "" } = target();
-            const ssh = new SshExecutor(target(), store(), () => undefined);
-            const facts = JSON.parse(await ssh.execute(probe, [home, python])) as Facts;
-            const estimate = { trainingMiB: 40_960, mergeMiB: 1, diskMiB: 2 ** 30 };
-            const wanted: Wanted = { gpu: "required", precision: "bf16", llamafactory: "0.9.5", time: facts.time };
-            const left = `${(facts.diskFreeMiB / 1024).toFixed(1)} GiB`;
-            expect(check(facts, { ...wanted, estimate }).map(({ message }) => message)).toEqual([
-                `${home} has ${left} left, and base, checkpoints and merged model need 1048576.0 GiB: make room (\`npm run gc\`), or set target.home to a folder on a larger disk`,
-                "the NVIDIA L4 has 22.5 GiB, and the training needs about 40.0 GiB: smaller batchSize or cutoffLength, method qlora, or a larger GPU",
-            ]);
+        test("one whose disk is full", async () => {
+            patched("import shutil, types; shutil.disk_usage = lambda path: types.SimpleNamespace(free=2**30)");
+            expect(await verified()).toBe(
+                `127.0.0.1 cannot be used:\n  ${target().home} has 1.0 GiB left, wanted 2.0 GiB or more: make room, or set target.home to a folder on a larger disk`,
+            );
         });
     });
 });

@@ -27,7 +27,7 @@ describeOverSsh("a stack on an SSH host", () => {
         const { model = "", training = "", export: merged = "" } = digestsOf(answer);
         const facts = rig.stored("training")?.outputs?.["host"] as JsonObject;
         expect(Object.keys(facts).sort()).toEqual(
-            ["name", "machine", "cpus", "release", "python", "torch", "llamafactory"].sort(),
+            ["name", "machine", "cpus", "release", "python", "torch", "cuda", "llamafactory"].sort(),
         );
         expect(facts).toMatchObject({ llamafactory: "0.9.5", torch: expect.stringMatching(/^\d+\.\d+/) as string });
         const host = path.join(sshd.folder, "home", "store");
