@@ -178,38 +178,6 @@ describeOverSsh("preparing a host", () => {
         expect(await up()).toMatchObject({ code: 0, ran: [] });
     });
 
-    test("a restart from which the machine does not come back is given up; the next update asks for it by hand", async () => {
-        const marker = path.join(home, "prepare", "reboot-required");
-        fs.writeFileSync(marker, fs.readFileSync("/proc/sys/kernel/random/boot_id"));
-        edit("reboot");
-        const since = Date.now();
-        const stopped = path.join(stand, "stopped");
-        const [failed] = await Promise.all([
-            up(),
-            eventually("sshd is stopped", () => fs.existsSync(stopped)).then(() => sshd.shut()),
-        ]);
-        expect([failed.code, failed.ran]).toEqual([1, created("host-reboot", "host-rebooted")]);
-        expect(failed.stderr).toContain(
-            `host-rebooted: ssh: connect to host 127.0.0.1 port ${sshd.port}: Connection refused`,
-        );
-        expect(Date.now() - since).toBeLessThan(60_000);
-        expect(fs.readFileSync(path.join(stand, "calls"), "utf8")).toBe(
-            "systemd-run --on-active=180 systemctl start ssh.service\n" +
-                "systemd-run --on-active=2 systemctl reboot\n" +
-                "systemctl stop ssh.socket ssh.service\n",
-        );
-
-        await sshd.up();
-        const again = await up();
-        expect([again.code, again.ran]).toEqual([1, created("host-rebooted")]);
-        const boot = fs.readFileSync(marker, "utf8").trim();
-        expect(again.stderr).toContain(
-            `rebooted: the machine has not restarted: it is still in boot ${boot}. Restart it by hand (\`sudo systemctl reboot\`), then start again`,
-        );
-        fs.rmSync(marker);
-        expect(await up()).toMatchObject({ code: 0 });
-    });
-
     describe("drift", () => {
         const environment = () => path.join(home, "miniforge", "envs", "llama-factory", "bin", "llamafactory-cli");
         const mending = created("host-miniforge", "host-cuda-toolkit", "host-lock", "host-environment");
@@ -251,6 +219,40 @@ describeOverSsh("preparing a host", () => {
             configure();
             expect(await up()).toMatchObject({ code: 0, ran });
         });
+    });
+
+    test("a restart from which the machine does not come back is given up; the next update asks for it by hand", async () => {
+        const marker = path.join(home, "prepare", "reboot-required");
+        fs.writeFileSync(marker, fs.readFileSync("/proc/sys/kernel/random/boot_id"));
+        edit("reboot");
+        const since = Date.now();
+        const stopped = path.join(stand, "stopped");
+        // Of the looks at the host so far.
+        for (const file of [stopped, path.join(stand, "calls")]) fs.rmSync(file, { force: true });
+        const [failed] = await Promise.all([
+            up(),
+            eventually("sshd is stopped", () => fs.existsSync(stopped)).then(() => sshd.shut()),
+        ]);
+        expect([failed.code, failed.ran]).toEqual([1, created("host-reboot", "host-rebooted")]);
+        expect(failed.stderr).toContain(
+            `host-rebooted: ssh: connect to host 127.0.0.1 port ${sshd.port}: Connection refused`,
+        );
+        expect(Date.now() - since).toBeLessThan(60_000);
+        expect(fs.readFileSync(path.join(stand, "calls"), "utf8")).toBe(
+            "systemd-run --on-active=180 systemctl start ssh.service\n" +
+                "systemd-run --on-active=2 systemctl reboot\n" +
+                "systemctl stop ssh.socket ssh.service\n",
+        );
+
+        await sshd.up();
+        const again = await up();
+        expect([again.code, again.ran]).toEqual([1, created("host-rebooted")]);
+        const boot = fs.readFileSync(marker, "utf8").trim();
+        expect(again.stderr).toContain(
+            `rebooted: the machine has not restarted: it is still in boot ${boot}. Restart it by hand (\`sudo systemctl reboot\`), then start again`,
+        );
+        fs.rmSync(marker);
+        expect(await up()).toMatchObject({ code: 0 });
     });
 
     test("another host key is refused before anything is sent", async () => {
