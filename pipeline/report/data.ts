@@ -72,6 +72,9 @@ export interface ModelEvaluation {
         readonly rougeL: number | null;
         readonly rows: number;
     };
+    /** Of every held-out row; null where no token of its answer is left within the cut-off, or where it is no number. */
+    readonly losses: readonly { readonly question: string; readonly loss: number | null; readonly tokens: number }[];
+    /** The rows that were answered: the first ones. */
     readonly cases: readonly {
         readonly question: string;
         readonly reference: string;
@@ -79,6 +82,8 @@ export interface ModelEvaluation {
         /** Whether the model ended by itself within the limit of new tokens. */
         readonly complete: boolean;
         readonly bleu4: number;
+        readonly rouge1: number;
+        readonly rouge2: number;
         readonly rougeL: number;
     }[];
     readonly prompts: readonly { readonly prompt: string; readonly answer: string; readonly complete: boolean }[];

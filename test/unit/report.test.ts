@@ -20,10 +20,13 @@ function evaluation(which: "base" | "tuned", metrics: Partial<ModelEvaluation["m
         answer: `${which} answer to ${question}`,
         complete: true,
         bleu4: 1.5,
+        rouge1: 20,
+        rouge2: 5,
         rougeL,
     });
     return {
         metrics: { evalLoss: 3.7612, bleu4: 2, rouge1: 18, rouge2: 3, rougeL: 13.2, rows: 50, ...metrics },
+        losses: [],
         cases: [answered("胎动减少", 50), answered("newborn skin looks yellow", 20), answered("飞蚊症", 35)],
         prompts: [{ prompt: "感冒了应该怎么办？", answer: `${which}: 多喝水`, complete: which === "tuned" }],
     };
@@ -91,6 +94,7 @@ const data: ReportData = {
 
 const nothingHeldOut: ModelEvaluation = {
     metrics: { evalLoss: null, bleu4: null, rouge1: null, rouge2: null, rougeL: null, rows: 0 },
+    losses: [],
     cases: [],
     prompts: [],
 };
@@ -239,7 +243,10 @@ describe("data stays text", () => {
         tuned: {
             ...data.tuned,
             cases: [
-                { question: evil, reference: arabic, answer: "👩‍👩‍👧".repeat(2000), complete: false, bleu4: 0, rougeL: 0 },
+                {
+                    ...{ question: evil, reference: arabic, answer: "👩‍👩‍👧".repeat(2000), complete: false },
+                    ...{ bleu4: 0, rouge1: 0, rouge2: 0, rougeL: 0 },
+                },
             ],
             prompts: [{ prompt: evil, answer: "x".repeat(10_000), complete: false }],
         },
@@ -318,6 +325,8 @@ describe("one file, and nothing else", () => {
                 answer: "请去产科".repeat(40),
                 complete: true,
                 bleu4: 1,
+                rouge1: 1,
+                rouge2: 1,
                 rougeL: 1,
             })),
         });

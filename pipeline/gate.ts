@@ -1,0 +1,451 @@
+import { z } from "zod";
+import { expecting, group, integer, list, notOneOf, number, problemsOf, text } from "./fields";
+import { isObject } from "./identity";
+import type { ModelEvaluation } from "./report/data";
+
+/** What models are compared in, each with what an improvement multiplies a difference with to be positive. */
+const BETTER = { evalLoss: -1, bleu4: 1, rouge1: 1, rouge2: 1, rougeL: 1 } as const;
+export type Metric = keyof typeof BETTER;
+const METRICS = Object.keys(BETTER) as Metric[];
+
+/** The tuned model's metric against that of another model, or against a fixed number. */
+interface MetricCondition {
+    readonly metric: Metric;
+    readonly against: "base" | "incumbent" | number;
+    /** By how much the tuned model may be worse, in the metric's own unit; of no use with a fixed number. */
+    readonly maxRegression: number;
+}
+
+/** What the tuned model's answer to one of the fixed prompts must say, and must not, upper or lower case. */
+interface PhraseCondition {
+    readonly prompt: string;
+    readonly required: readonly string[];
+    readonly forbidden: readonly string[];
+}
+
+/** The conditions under which a model is accepted; without any, every model is. */
+export interface Gate {
+    readonly conditions: readonly (MetricCondition | PhraseCondition)[];
+    /** With fewer held-out rows the verdict carries a warning. */
+    readonly minRows: number;
+    /** Accepts a model that fails: a decision of a person, which is recorded with its reason. */
+    readonly override?: { readonly reason: string };
+}
+
+/** How a condition came out. `difference` and `certainty` are of a paired, seeded bootstrap over the held-out rows. */
+export interface ConditionOutcome {
+    /** In words, with both values: "evalLoss 2.1034 against 1.9110 of the base model, worse by 0.1924, allowed 0". */
+    readonly text: string;
+    readonly held: boolean;
+    readonly against: "base" | "incumbent" | "threshold" | "phrase";
+    readonly metric?: Metric;
+    /** Null where it is no number, or where there is none: of a phrase, or against an incumbent that there is not yet. */
+    readonly tuned: number | null;
+    readonly other: number | null;
+    /** Of tuned − other: the interval that holds this share of the resamples. */
+    readonly difference?: { readonly low: number; readonly high: number; readonly confidence: number };
+    /** The share of the resamples in which the condition comes out as it did. */
+    readonly certainty?: number;
+}
+
+/** A held-out row in which the tuned model is worse. */
+export interface WorseCase {
+    readonly question: string;
+    readonly against: "base" | "incumbent" | "threshold";
+    readonly metric: Metric;
+    readonly tuned: number;
+    readonly other: number;
+}
+
+export interface Verdict {
+    readonly decision: "accepted" | "refused" | "overridden" | "ungated";
+    readonly conditions: readonly ConditionOutcome[];
+    /** Of each condition the rows that lost most, the worst first. */
+    readonly worse: readonly WorseCase[];
+    readonly warnings: readonly string[];
+    readonly override?: { readonly reason: string };
+}
+
+const CONFIDENCE = 0.95;
+const RESAMPLES = 2000;
+/** Cases that are named for each condition. */
+const NAMED = 5;
+/** Sums of floating-point numbers in another order are not worse. */
+const ROUNDING = 1e-9;
+
+/** The verdict on a tuned model. All models have answered the same rows, in the same order, and the same prompts. */
+export function judge(
+    gate: Gate,
+    models: {
+        readonly base: ModelEvaluation;
+        readonly tuned: ModelEvaluation;
+        readonly incumbent: ModelEvaluation | undefined;
+    },
+): Verdict {
+    if (gate.conditions.length === 0) return { decision: "ungated", conditions: [], worse: [], warnings: [] };
+    const { tuned } = models;
+    const conditions: ConditionOutcome[] = [];
+    const worse: WorseCase[] = [];
+    for (const condition of gate.conditions) {
+        if ("prompt" in condition) {
+            conditions.push(...phrases(condition, tuned));
+            continue;
+        }
+        const compared = compare(condition, models);
+        conditions.push(compared.outcome);
+        worse.push(...compared.worse);
+    }
+    conditions.push(...somethingSaid(tuned));
+    const refused = conditions.some(({ held }) => !held);
+    const { override } = gate;
+    return {
+        decision: !refused ? "accepted" : override === undefined ? "refused" : "overridden",
+        conditions,
+        worse,
+        warnings: warnings(gate, conditions, tuned),
+        ...(refused && override !== undefined ? { override } : {}),
+    };
+}
+
+/** A held-out row: a value, and how much it weighs in the mean. A loss is per token, so that of a longer answer weighs more. */
+interface Row {
+    readonly question: string;
+    readonly value: number | null;
+    readonly weight: number;
+}
+
+function rowsOf(model: ModelEvaluation, metric: Metric): readonly Row[] {
+    if (metric === "evalLoss") {
+        return model.losses.map(({ question, loss, tokens }) => ({ question, value: loss, weight: tokens }));
+    }
+    return model.cases.map((one) => ({ question: one.question, value: one[metric], weight: 1 }));
+}
+
+interface Means {
+    readonly tuned: number;
+    /** Of the other model, or the fixed number. */
+    readonly other: number;
+}
+
+interface Pair extends Means {
+    readonly question: string;
+    readonly weight: number;
+}
+
+function compare(
+    { metric, against, maxRegression }: MetricCondition,
+    models: Parameters<typeof judge>[1],
+): { readonly outcome: ConditionOutcome; readonly worse: readonly WorseCase[] } {
+    const rows = rowsOf(models.tuned, metric);
+    const fixed = typeof against === "number";
+    const about = { against: fixed ? "threshold" : against, metric } as const;
+    const other = fixed ? undefined : models[against];
+    if (against === "incumbent" && other === undefined) {
+        const tuned = mean(rows.flatMap((row) => paired(row, 0)))?.tuned ?? null;
+        const words = `${metric} ${shown(metric, tuned)}: there is no incumbent yet`;
+        return { outcome: { text: words, held: true, ...about, tuned, other: null }, worse: [] };
+    }
+    const others = other === undefined ? undefined : rowsOf(other, metric);
+    if (others !== undefined && others.length !== rows.length) {
+        throw new Error(`${rows.length} rows of the tuned model against ${others.length} of the ${about.against}`);
+    }
+    const pairs = rows.flatMap((row, index) => paired(row, fixed ? against : (others?.[index]?.value ?? null)));
+    const means = mean(pairs);
+    const broken = rows.filter(({ value, weight }) => value === null && weight > 0).length;
+    if (means === undefined || broken > 0) {
+        const words =
+            broken > 0
+                ? `${metric} of the tuned model is not a number in ${broken} of ${rows.length} rows`
+                : `${metric} against ${about.against}: no held-out row could be measured`;
+        const values = { tuned: null, other: means?.other ?? null };
+        return { outcome: { text: words, held: false, ...about, ...values }, worse: [] };
+    }
+    const better = BETTER[metric];
+    const allowed = fixed ? 0 : maxRegression;
+    const gainOf = (one: Means): number => better * (one.tuned - one.other);
+    const holds = (one: Means): boolean => gainOf(one) >= -allowed - ROUNDING;
+    const held = holds(means);
+    const samples = resampled(pairs);
+    const differences = samples.map((one) => one.tuned - one.other).sort((a, b) => a - b);
+    const at = (share: number): number => differences[Math.round(share * (differences.length - 1))] ?? 0;
+    const worse = pairs
+        .filter((pair) => gainOf(pair) < -ROUNDING)
+        .sort((a, b) => gainOf(a) - gainOf(b))
+        .slice(0, NAMED)
+        .map(({ question, tuned, other: opposite }) => ({ question, ...about, tuned, other: opposite }));
+    const outcome = {
+        text: inWords(about, means, gainOf(means), maxRegression),
+        ...{ held, ...about, ...means },
+        difference: { low: at((1 - CONFIDENCE) / 2), high: at((1 + CONFIDENCE) / 2), confidence: CONFIDENCE },
+        certainty: samples.filter((one) => holds(one) === held).length / samples.length,
+    };
+    return { outcome, worse };
+}
+
+/** Both values, what lies between them, and what may: of a loss, less is better. */
+function inWords(
+    { metric, against }: Pick<WorseCase, "metric" | "against">,
+    { tuned, other }: Means,
+    gain: number,
+    maxRegression: number,
+): string {
+    const values = `${metric} ${shown(metric, tuned)} against ${shown(metric, other)}`;
+    const by = shown(metric, Math.abs(gain));
+    const change = Math.abs(gain) <= ROUNDING ? "the same" : `${gain < 0 ? "worse" : "better"} by ${by}`;
+    switch (against) {
+        case "threshold":
+            return `${values}, the ${BETTER[metric] < 0 ? "most" : "least"} that is accepted: ${change}`;
+        case "base":
+        case "incumbent": {
+            const whose = against === "base" ? "of the base model" : "of the incumbent";
+            return `${values} ${whose}: ${change}${gain < -ROUNDING ? `, where ${maxRegression} is allowed` : ""}`;
+        }
+    }
+}
+
+/** A row counts where both values are numbers. */
+function paired({ question, value, weight }: Row, other: number | null): Pair[] {
+    return value === null || other === null ? [] : [{ question, tuned: value, other, weight }];
+}
+
+function mean(pairs: readonly Pair[]): Means | undefined {
+    const sums = summed(pairs);
+    return sums.weight === 0 ? undefined : { tuned: sums.tuned / sums.weight, other: sums.other / sums.weight };
+}
+
+function summed(pairs: readonly Pair[]): Omit<Pair, "question"> {
+    const sum = { tuned: 0, other: 0, weight: 0 };
+    for (const pair of pairs) {
+        sum.tuned += pair.tuned * pair.weight;
+        sum.other += pair.other * pair.weight;
+        sum.weight += pair.weight;
+    }
+    return sum;
+}
+
+/** The means of as many rows drawn with replacement, time and again: the same rows of both models, always the same draws. */
+function resampled(pairs: readonly Pair[]): Means[] {
+    const random = randomNumbers(42);
+    const draw = () => pairs[Math.floor(random() * pairs.length)] ?? [];
+    return Array.from({ length: RESAMPLES }, () => mean(pairs.flatMap(draw)) ?? []).flat();
+}
+
+/** From 0 to 1, always the same ones: mulberry32. */
+function randomNumbers(seed: number): () => number {
+    let state = seed;
+    return () => {
+        state = (state + 0x6d2b79f5) | 0;
+        let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
+        mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
+        return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
+    };
+}
+
+function phrases({ prompt, required, forbidden }: PhraseCondition, tuned: ModelEvaluation): ConditionOutcome[] {
+    const answer = tuned.prompts.find((one) => one.prompt === prompt)?.answer ?? "";
+    const says = (phrase: string): boolean => folded(answer).includes(folded(phrase));
+    const outcome = (words: string, held: boolean): ConditionOutcome => {
+        return { text: `the answer to "${prompt}" ${words}`, held, against: "phrase", tuned: null, other: null };
+    };
+    return [
+        ...required.map((phrase) =>
+            says(phrase) ? outcome(`says "${phrase}"`, true) : outcome(`does not say "${phrase}"`, false),
+        ),
+        ...forbidden.map((phrase) =>
+            says(phrase)
+                ? outcome(`says "${phrase}", which is forbidden`, false)
+                : outcome(`does not say "${phrase}", which is forbidden`, true),
+        ),
+    ];
+}
+
+function folded(words: string): string {
+    return words.normalize("NFC").toLowerCase();
+}
+
+/** A model can have a good loss and still end each answer before its first word: nobody wants that one. */
+function somethingSaid({ cases, prompts }: ModelEvaluation): ConditionOutcome[] {
+    const answers = [...cases, ...prompts];
+    if (answers.length === 0 || answers.some(({ answer }) => answer.trim() !== "")) return [];
+    const words = `the tuned model answers none of ${answers.length} questions: it says nothing`;
+    return [{ text: words, held: false, against: "phrase", tuned: null, other: null }];
+}
+
+function warnings(gate: Gate, conditions: readonly ConditionOutcome[], tuned: ModelEvaluation): string[] {
+    const all: string[] = [];
+    const rows = tuned.losses.length;
+    const measured = conditions.some(({ metric }) => metric !== undefined);
+    if (measured && rows < gate.minRows) {
+        all.push(`${rows} held-out rows are fewer than ${gate.minRows}: the verdict may be chance`);
+    }
+    for (const { text: words, held, certainty } of conditions) {
+        if (!held || certainty === undefined || certainty >= CONFIDENCE) continue;
+        all.push(`may be chance (${Math.round(certainty * 100)} % sure): ${words}`);
+    }
+    const empty = [...tuned.cases, ...tuned.prompts].filter(({ answer }) => answer.trim() === "").length;
+    const asked = tuned.cases.length + tuned.prompts.length;
+    if (empty > 0 && empty < asked) all.push(`${empty} of ${asked} answers of the tuned model are empty`);
+    if (gate.override !== undefined && conditions.every(({ held }) => held)) {
+        all.push("gate.override was not needed: take it away, or it accepts the next model as well");
+    }
+    return all;
+}
+
+function shown(metric: Metric, value: number | null): string {
+    if (value === null) return "unknown";
+    return value.toFixed(metric === "evalLoss" ? 4 : 2);
+}
+
+/** What a person needs who was not there: what failed, by how much, and where. */
+export function describeRefusal({ conditions, worse, warnings: warned }: Verdict): string {
+    const failed = conditions.filter(({ held }) => !held);
+    const of = conditions.length === 1 ? "the condition" : `${failed.length} of ${conditions.length} conditions`;
+    const lines = failed.map(({ text: words, difference, certainty, metric, against }) => {
+        if (difference === undefined || certainty === undefined || metric === undefined) return `  ${words}`;
+        const [low, high] = [difference.low, difference.high].map((value) => signed(metric, value));
+        const sure = `${Math.round(certainty * 100)} % sure`;
+        const interval =
+            against === "threshold" ? "" : `; the difference is between ${low ?? ""} and ${high ?? ""} (95 %)`;
+        return `  ${words} (${sure}${interval})`;
+    });
+    const named = failed.flatMap(({ metric, against }) =>
+        worse.filter((one) => one.metric === metric && one.against === against),
+    );
+    const cases = named.map(
+        ({ question, metric, tuned, other, against }) =>
+            `    ${metric} ${shown(metric, tuned)} against ${shown(metric, other)} (${against}): ${clipped(question)}`,
+    );
+    return [
+        `refused by the gate: ${of} failed`,
+        ...lines,
+        ...(cases.length > 0 ? ["  the cases that lost most:", ...cases] : []),
+        ...warned.map((words) => `  warning: ${words}`),
+    ].join("\n");
+}
+
+function signed(metric: Metric, value: number): string {
+    return `${value < 0 ? "−" : "+"}${shown(metric, Math.abs(value))}`;
+}
+
+function clipped(question: string): string {
+    const line = question.replace(/\s+/g, " ");
+    return line.length > 60 ? `${line.slice(0, 59)}…` : line;
+}
+
+const metricField = z.preprocess(
+    // As LLaMA-Factory spells them: eval_loss, rouge-l.
+    (given) => METRICS.find((name) => name.toLowerCase() === String(given).replace(/[-_]/g, "").toLowerCase()) ?? given,
+    z.enum(METRICS, { error: ({ input }) => notOneOf(input, METRICS) }),
+);
+const OPPONENTS = ["base", "incumbent"] as const;
+const againstField = z.union([z.enum(OPPONENTS), number("a number", {})], {
+    error: ({ input }) => notOneOf(input, [...OPPONENTS, "a number"]),
+});
+const regressionField = number("a number from 0", { from: 0 });
+const phrasesField = list(text("a phrase"), "a list of one or more phrases");
+
+const commonFields = {
+    minRows: integer("a whole number from 0", { from: 0 }).default(30),
+    override: group({ reason: text("why a model is accepted that fails") }, "{ reason: … }").optional(),
+};
+
+const conditionField = group({
+    metric: metricField.optional(),
+    against: againstField.optional(),
+    maxRegression: regressionField.optional(),
+    prompt: text("one of the prompts").optional(),
+    required: phrasesField.optional(),
+    forbidden: phrasesField.optional(),
+}).transform((given, context): MetricCondition | PhraseCondition => {
+    const { metric, against, maxRegression, prompt, required = [], forbidden = [] } = given;
+    const refuse = (message: string): void => {
+        context.addIssue({ code: "custom", message });
+    };
+    if (prompt !== undefined) {
+        if (metric !== undefined || against !== undefined || maxRegression !== undefined)
+            refuse("has a metric and a prompt: make it two conditions");
+        if (required.length + forbidden.length === 0) refuse("names no phrase: give required or forbidden");
+        for (const phrase of required) {
+            const no = forbidden.find((one) => folded(phrase).includes(folded(one)));
+            if (no !== undefined) refuse(`requires "${phrase}" and forbids "${no}": no answer can do both`);
+        }
+        return { prompt, required, forbidden };
+    }
+    if (required.length + forbidden.length > 0) refuse("names phrases but no prompt");
+    if (metric === undefined) refuse(`names neither a metric (${METRICS.join(", ")}) nor a prompt`);
+    else if (against === undefined) refuse("missing: against, which is base, incumbent or a number");
+    if (typeof against === "number") {
+        if (maxRegression !== undefined)
+            refuse("has a fixed number and a maxRegression: put the number where it is to be");
+        if (against < 0) refuse(`expected a number from 0, got ${against}`);
+        if (metric !== undefined && metric !== "evalLoss" && against > 100) {
+            refuse(`${metric} is in percent: it is never ${against}`);
+        }
+    }
+    return { metric: metric ?? "evalLoss", against: against ?? "base", maxRegression: maxRegression ?? 0 };
+});
+
+const listedGate = group({ ...commonFields, conditions: z.array(conditionField, expecting("a list of conditions")) });
+
+const shortGate = group({
+    ...commonFields,
+    metric: metricField.default("evalLoss"),
+    against: z
+        .preprocess(
+            (given) => (Array.isArray(given) || given === undefined ? given : [given]),
+            z.array(againstField).min(1, expecting("base, incumbent or a number, or a list of them")),
+        )
+        .default([...OPPONENTS]),
+    maxRegression: regressionField.optional(),
+}).transform(({ metric, against, maxRegression, ...common }) => {
+    const conditions = against.map((one) => ({
+        ...{ metric, against: one, maxRegression: typeof one === "number" ? 0 : (maxRegression ?? 0) },
+    }));
+    return { ...common, conditions };
+});
+
+/**
+ * `retune:evaluation.gate`: a list of conditions, or the short form of metric conditions,
+ * { against: [base, incumbent], metric: evalLoss, maxRegression: 0 }, which is also the default.
+ */
+export const gateField = z.unknown().transform((given, context): Gate => {
+    const value = given ?? {};
+    const parsed = (isObject(value) && "conditions" in value ? listedGate : shortGate).safeParse(value);
+    if (!parsed.success) {
+        for (const { path, message } of problemsOf(parsed.error)) {
+            context.addIssue({ code: "custom", message, path: path === "" ? [] : [path] });
+        }
+        return z.NEVER;
+    }
+    const { override, ...rest } = parsed.data;
+    for (const message of contradictions(rest.conditions)) {
+        context.addIssue({ code: "custom", message, path: ["conditions"] });
+    }
+    return { ...rest, ...(override === undefined ? {} : { override }) };
+});
+
+/** Two conditions of which at least one is not meant. */
+function contradictions(conditions: Gate["conditions"]): string[] {
+    const found: string[] = [];
+    conditions.forEach((one, index) => {
+        for (const other of conditions.slice(index + 1)) {
+            if ("prompt" in one || "prompt" in other) {
+                if ("prompt" in one && "prompt" in other && one.prompt === other.prompt)
+                    found.push(`two are about the prompt "${one.prompt}": make them one`);
+                continue;
+            }
+            if (one.metric !== other.metric) continue;
+            if (typeof one.against === "number" && typeof other.against === "number") {
+                found.push(
+                    `${one.metric} is held against ${one.against} and against ${other.against}: which is meant?`,
+                );
+            } else if (one.against === other.against) {
+                const [first, second] = [one.maxRegression, other.maxRegression];
+                found.push(
+                    `${one.metric} may be worse than ${one.against} by ${first} and by ${second}: which is meant?`,
+                );
+            }
+        }
+    });
+    return found;
+}

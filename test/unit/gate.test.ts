@@ -1,0 +1,271 @@
+import { describe, expect, test } from "vitest";
+import { describeRefusal, gateField, judge, type Gate } from "../../pipeline/gate";
+import { problemsOf } from "../../pipeline/fields";
+import type { ModelEvaluation } from "../../pipeline/report/data";
+
+/** A model with these losses, each of an answer of ten tokens, and an answer with these scores to each row. */
+function model(losses: readonly (number | null)[], score = 20, answer = "Drink water."): ModelEvaluation {
+    const question = (index: number): string => `question ${index + 1}`;
+    const scores = { bleu4: score, rouge1: score, rouge2: score, rougeL: score };
+    return {
+        metrics: { evalLoss: null, bleu4: null, rouge1: null, rouge2: null, rougeL: null, rows: losses.length },
+        losses: losses.map((loss, index) => ({ question: question(index), loss, tokens: 10 })),
+        cases: losses.map((_, index) => ({
+            ...{ question: question(index), reference: "Rest.", answer, complete: true, ...scores },
+        })),
+        prompts: [{ prompt: "A cold?", answer, complete: true }],
+    };
+}
+
+const gate = (settings: unknown): Gate => gateField.parse(settings);
+const lenient = { minRows: 0 };
+const rows = (count: number, loss: (index: number) => number): number[] =>
+    Array.from({ length: count }, (_, index) => loss(index));
+
+describe("a verdict", () => {
+    test("a model that is better than base and incumbent is accepted, and says how sure that is", () => {
+        const models = {
+            base: model(rows(40, (index) => 3 + (index % 4) / 10)),
+            incumbent: model(rows(40, (index) => 2 + (index % 3) / 10)),
+            tuned: model(rows(40, (index) => 1 + (index % 5) / 10)),
+        };
+        const verdict = judge(gate({}), models);
+        expect(verdict).toMatchObject({ decision: "accepted", worse: [], warnings: [] });
+        expect(verdict.conditions.map(({ text, held, certainty }) => ({ text, held, certainty }))).toEqual([
+            { text: "evalLoss 1.2000 against 3.1500 of the base model: better by 1.9500", held: true, certainty: 1 },
+            { text: "evalLoss 1.2000 against 2.0975 of the incumbent: better by 0.8975", held: true, certainty: 1 },
+        ]);
+        const [base] = verdict.conditions;
+        expect(base?.difference?.low).toBeGreaterThan(-2.05);
+        expect(base?.difference?.low).toBeLessThan(-1.95);
+        expect(base?.difference?.high).toBeGreaterThan(-1.95);
+        expect(base?.difference?.confidence).toBe(0.95);
+        expect(judge(gate({}), models)).toEqual(verdict); // the draws are always the same
+    });
+
+    test("without an incumbent the base decides alone", () => {
+        const verdict = judge(gate(lenient), { base: model([2, 2]), tuned: model([1, 1]), incumbent: undefined });
+        expect(verdict.decision).toBe("accepted");
+        expect(verdict.conditions[1]).toEqual({
+            ...{ text: "evalLoss 1.0000: there is no incumbent yet", held: true },
+            ...{ against: "incumbent", metric: "evalLoss", tuned: 1, other: null },
+        });
+    });
+
+    test("a worse model is refused, with both values and the cases that lost most, worst first", () => {
+        const verdict = judge(gate({ ...lenient, against: "incumbent" }), {
+            base: model([9, 9, 9]),
+            incumbent: model([1, 1, 1]),
+            tuned: model([1.5, 4, 0.5]),
+        });
+        expect(verdict.decision).toBe("refused");
+        const worse = { against: "incumbent", metric: "evalLoss", other: 1 };
+        expect(verdict.worse).toEqual([
+            { question: "question 2", tuned: 4, ...worse },
+            { question: "question 1", tuned: 1.5, ...worse },
+        ]);
+        expect(describeRefusal(verdict)).toBe(
+            [
+                "refused by the gate: the condition failed",
+                "  evalLoss 2.0000 against 1.0000 of the incumbent: worse by 1.0000, where 0 is allowed (86 % sure; the difference is between −0.5000 and +3.0000 (95 %))",
+                "  the cases that lost most:",
+                "    evalLoss 4.0000 against 1.0000 (incumbent): question 2",
+                "    evalLoss 1.5000 against 1.0000 (incumbent): question 1",
+            ].join("\n"),
+        );
+    });
+
+    test.each([
+        [0.5, "accepted"],
+        [0.49, "refused"],
+    ])("a loss that is worse by 0.5 with a maxRegression of %d is %s", (maxRegression, decision) => {
+        const models = { base: model([1, 1]), tuned: model([1.5, 1.5]), incumbent: undefined };
+        expect(judge(gate({ ...lenient, maxRegression }), models).decision).toBe(decision);
+    });
+
+    test("the loss of a long answer weighs more: it is per token", () => {
+        const [base, tuned] = [model([1, 1]), model([0.5, 1.2])];
+        const long = {
+            ...tuned,
+            losses: tuned.losses.map((one, index) => ({ ...one, tokens: index === 1 ? 90 : 10 })),
+        };
+        const equal = { ...base, losses: base.losses.map((one, index) => ({ ...one, tokens: index === 1 ? 90 : 10 })) };
+        const verdict = judge(gate(lenient), { base: equal, tuned: long, incumbent: undefined });
+        expect(verdict.conditions[0]?.text).toBe(
+            "evalLoss 1.1300 against 1.0000 of the base model: worse by 0.1300, where 0 is allowed",
+        );
+    });
+
+    test.each([
+        ["rougeL", 20, "accepted", "rougeL 20.00 against 20.00, the least that is accepted: the same"],
+        ["rougeL", 21, "refused", "rougeL 20.00 against 21.00, the least that is accepted: worse by 1.00"],
+        ["evalLoss", 1.5, "accepted", "evalLoss 1.0000 against 1.5000, the most that is accepted: better by 0.5000"],
+        ["evalLoss", 0.5, "refused", "evalLoss 1.0000 against 0.5000, the most that is accepted: worse by 0.5000"],
+    ])("%s against the fixed number %d is %s", (metric, against, decision, text) => {
+        const conditions = [{ metric, against }];
+        const models = { base: model([2]), tuned: model([1]), incumbent: undefined };
+        const verdict = judge(gate({ ...lenient, conditions }), models);
+        expect({ decision: verdict.decision, text: verdict.conditions[0]?.text }).toEqual({ decision, text });
+    });
+
+    test("required and forbidden phrases, in upper or lower case", () => {
+        const conditions = [{ prompt: "A cold?", required: ["drink", "doctor"], forbidden: ["WATER", "antibiotics"] }];
+        const models = { base: model([1]), tuned: model([1]), incumbent: undefined };
+        const verdict = judge(gate({ ...lenient, conditions }), models);
+        expect(verdict.decision).toBe("refused");
+        expect(verdict.conditions.map(({ text, held }) => [text, held])).toEqual([
+            ['the answer to "A cold?" says "drink"', true],
+            ['the answer to "A cold?" does not say "doctor"', false],
+            ['the answer to "A cold?" says "WATER", which is forbidden', false],
+            ['the answer to "A cold?" does not say "antibiotics", which is forbidden', true],
+        ]);
+        expect(describeRefusal(verdict).split("\n")[0]).toBe("refused by the gate: 2 of 4 conditions failed");
+    });
+
+    test("a model that says nothing is refused whatever its loss; some empty answers are a warning", () => {
+        const silent = judge(gate(lenient), { base: model([2]), tuned: model([1], 0, " "), incumbent: undefined });
+        expect(silent.decision).toBe("refused");
+        expect(silent.conditions.at(-1)).toMatchObject({
+            text: "the tuned model answers none of 2 questions: it says nothing",
+            held: false,
+        });
+        const half = { ...model([1]), prompts: [{ prompt: "A cold?", answer: "", complete: true }] };
+        const verdict = judge(gate(lenient), { base: model([2]), tuned: half, incumbent: undefined });
+        expect(verdict).toMatchObject({
+            decision: "accepted",
+            warnings: ["1 of 2 answers of the tuned model are empty"],
+        });
+    });
+
+    test("a loss that is no number is refused; a row without a token to measure is left out", () => {
+        const models = { base: model([2, 2]), tuned: model([1, null]), incumbent: undefined };
+        const verdict = judge(gate(lenient), models);
+        expect(verdict.decision).toBe("refused");
+        expect(verdict.conditions[0]).toEqual({
+            ...{ text: "evalLoss of the tuned model is not a number in 1 of 2 rows", held: false },
+            ...{ against: "base", metric: "evalLoss", tuned: null, other: 2 },
+        });
+        const cut = (one: ModelEvaluation): ModelEvaluation => ({
+            ...one,
+            losses: [...one.losses, { question: "too long", loss: null, tokens: 0 }],
+        });
+        const whole = judge(gate(lenient), { base: cut(model([2])), tuned: cut(model([1])), incumbent: undefined });
+        expect(whole.decision).toBe("accepted");
+    });
+
+    test("nothing to measure is no success", () => {
+        const verdict = judge(gate({}), { base: model([]), tuned: model([]), incumbent: undefined });
+        expect(verdict.decision).toBe("refused");
+        expect(verdict.conditions[0]?.text).toBe("evalLoss against base: no held-out row could be measured");
+    });
+
+    test("too few rows, and a difference that may be chance, are warned of", () => {
+        const models = { base: model([1, 3, 1, 3]), tuned: model([0.5, 3.4, 0.9, 3]), incumbent: undefined };
+        const { decision, warnings } = judge(gate({ against: "base" }), models);
+        expect(decision).toBe("accepted");
+        expect(warnings[0]).toBe("4 held-out rows are fewer than 30: the verdict may be chance");
+        expect(warnings[1]).toMatch(
+            /^may be chance \(\d\d % sure\): evalLoss 1\.9500 against 2\.0000 of the base model/,
+        );
+    });
+
+    test("an override accepts what fails, with its reason; one that was not needed is warned of", () => {
+        const override = { reason: "the data set is another one" };
+        const failing = { base: model([1]), tuned: model([2]), incumbent: undefined };
+        expect(judge(gate({ ...lenient, override }), failing)).toMatchObject({ decision: "overridden", override });
+        const fine = judge(gate({ ...lenient, override }), { ...failing, tuned: model([0.5]) });
+        expect(fine.decision).toBe("accepted");
+        expect(fine).not.toHaveProperty("override");
+        expect(fine.warnings).toEqual([
+            "gate.override was not needed: take it away, or it accepts the next model as well",
+        ]);
+    });
+
+    test("without conditions there is no verdict", () => {
+        const models = { base: model([1]), tuned: model([2]), incumbent: undefined };
+        expect(judge(gate({ conditions: [] }), models)).toEqual({
+            ...{ decision: "ungated", conditions: [], worse: [], warnings: [] },
+        });
+    });
+});
+
+describe("its settings", () => {
+    const problems = (settings: unknown): string[] => {
+        const parsed = gateField.safeParse(settings);
+        if (parsed.success) throw new Error(`accepted: ${JSON.stringify(parsed.data)}`);
+        return problemsOf(parsed.error, ["gate"]).map(({ path, message }) => `${path}: ${message}`);
+    };
+    const against = (...names: readonly unknown[]) =>
+        names.map((one) => ({ metric: "evalLoss", against: one, maxRegression: 0 }));
+
+    test("the default is the loss against base and incumbent; the short form says so too", () => {
+        const expected = { conditions: against("base", "incumbent"), minRows: 30 };
+        expect(gate(undefined)).toEqual(expected);
+        expect(gate({})).toEqual(expected);
+        expect(gate({ against: ["base", "incumbent"], metric: "eval_loss", maxRegression: 0 })).toEqual(expected);
+        expect(gate(expected)).toEqual(expected);
+        expect(gate({ against: "base", metric: "rouge-l", maxRegression: "0.5", minRows: "8" })).toEqual({
+            ...{ conditions: [{ metric: "rougeL", against: "base", maxRegression: 0.5 }], minRows: 8 },
+        });
+        expect(gate({ against: ["base", 2.5] }).conditions).toEqual(against("base", 2.5));
+    });
+
+    test.each([
+        [
+            { conditions: [{ metric: "rougel2", against: "base" }] },
+            'gate.conditions[0].metric: expected one of evalLoss, bleu4, rouge1, rouge2, rougeL, got "rougel2"; did you mean rouge2?',
+        ],
+        [
+            { metric: "eval_los" },
+            'gate.metric: expected one of evalLoss, bleu4, rouge1, rouge2, rougeL, got "eval_los"; did you mean evalLoss?',
+        ],
+        [
+            { against: ["incumbant"] },
+            'gate.against[0]: expected one of base, incumbent, a number, got "incumbant"; did you mean incumbent?',
+        ],
+        [{ maxRegresion: 1 }, "gate.maxRegresion: unknown; did you mean maxRegression?"],
+        [
+            { conditions: [{ metric: "rougeL" }] },
+            "gate.conditions[0]: missing: against, which is base, incumbent or a number",
+        ],
+        [
+            { conditions: [{}] },
+            "gate.conditions[0]: names neither a metric (evalLoss, bleu4, rouge1, rouge2, rougeL) nor a prompt",
+        ],
+        [
+            { conditions: [{ metric: "rougeL", against: 120 }] },
+            "gate.conditions[0]: rougeL is in percent: it is never 120",
+        ],
+        [
+            { conditions: [{ metric: "evalLoss", against: 2, maxRegression: 1 }] },
+            "gate.conditions[0]: has a fixed number and a maxRegression: put the number where it is to be",
+        ],
+        [
+            {
+                conditions: [
+                    { metric: "evalLoss", against: 2 },
+                    { metric: "evalLoss", against: 3 },
+                ],
+            },
+            "gate.conditions: evalLoss is held against 2 and against 3: which is meant?",
+        ],
+        [
+            {
+                conditions: [
+                    { metric: "rougeL", against: "base", maxRegression: 1 },
+                    { metric: "rougeL", against: "base" },
+                ],
+            },
+            "gate.conditions: rougeL may be worse than base by 1 and by 0: which is meant?",
+        ],
+        [
+            { conditions: [{ prompt: "A cold?", required: ["see a doctor"], forbidden: ["Doctor"] }] },
+            'gate.conditions[0]: requires "see a doctor" and forbids "Doctor": no answer can do both',
+        ],
+        [{ conditions: [{ prompt: "A cold?" }] }, "gate.conditions[0]: names no phrase: give required or forbidden"],
+        [{ conditions: [{ required: ["x"] }] }, "gate.conditions[0]: names phrases but no prompt"],
+        [{ override: {} }, "gate.override.reason: missing: expected why a model is accepted that fails"],
+    ])("%j", (settings, problem) => {
+        expect(problems(settings)).toContain(problem);
+    });
+});
