@@ -1,6 +1,8 @@
 import { describeChange } from "../pipeline/changes";
 import { isObject, UNKNOWN, type Json, type JsonObject } from "../pipeline/identity";
 import { duration } from "../pipeline/duration";
+import { percent, readProgress, sparkline } from "../pipeline/progress";
+import { LiveLines } from "./live-lines";
 import type { StageOutcome } from "./outcome";
 
 const PLAIN_INTERVAL = 10_000;
@@ -9,43 +11,62 @@ const WORDS: Partial<Record<StageOutcome["action"], string>> = {
     "would-reuse": "would be reused",
 };
 
+/** Columns that the name of a stage has. */
+const NAME = 11;
+
+interface AtWork {
+    readonly since: number;
+    /** All of the run that goes on. */
+    readonly losses: number[];
+    text: string;
+}
+
 /**
  * Shows an operation on a stream. On a terminal the stages that are at work have a line each below the finished ones,
- * rewritten in place; elsewhere a stage's progress is a line of its own at most every ten seconds.
+ * painted again in place; elsewhere a stage's progress is a line of its own at most every ten seconds.
  */
 export class Display {
-    private readonly atWork = new Map<string, string>();
+    private readonly lines: LiveLines;
+    private readonly atWork = new Map<string, AtWork>();
     private readonly lastPlain = new Map<string, number>();
     private readonly ended = new Set<string>();
-    private drawn = 0;
+    private clock: NodeJS.Timeout | undefined;
 
-    constructor(private readonly stream: NodeJS.WriteStream) {}
+    constructor(private readonly stream: NodeJS.WriteStream) {
+        this.lines = new LiveLines(stream);
+    }
 
     line(text: string): void {
-        this.erase();
-        this.stream.write(`${text}\n`);
-        this.draw();
+        this.lines.print(text);
     }
 
     progress(stage: string, text: string): void {
         if (this.ended.has(stage)) return; // lines come at most once a second: the last one may come late
-        if (this.stream.isTTY) {
-            this.erase();
-            this.atWork.set(stage, text.replace(/\s+/g, " "));
-            this.draw();
+        if (this.lines.live) {
+            const work = this.atWork.get(stage) ?? { since: Date.now(), losses: [], text };
+            const loss = readProgress(text)?.loss;
+            if (loss !== undefined) work.losses.push(Number(loss));
+            work.text = text;
+            this.atWork.set(stage, work);
+            // Where there is no news, the time shows that the stage is at work.
+            this.clock ??= setInterval(() => {
+                this.paint();
+            }, 1000).unref();
+            this.paint();
             return;
         }
         const last = this.lastPlain.get(stage) ?? 0;
         if (Date.now() - last < PLAIN_INTERVAL) return;
         this.lastPlain.set(stage, Date.now());
-        this.stream.write(`  ${stage.padEnd(11)} … ${text}\n`);
+        this.stream.write(`  ${stage.padEnd(NAME)} … ${text}\n`);
     }
 
     stage(outcome: StageOutcome): void {
         this.ended.add(outcome.name);
         this.atWork.delete(outcome.name);
+        this.paint();
         const word = WORDS[outcome.action] ?? outcome.action;
-        this.line(`  ${outcome.name.padEnd(11)} ${word.padEnd(15)} ${details(outcome)}`.trimEnd());
+        this.line(`  ${outcome.name.padEnd(NAME)} ${word.padEnd(15)} ${details(outcome)}`.trimEnd());
         for (const reason of outcome.reasons) this.line(`              ${described(reason)}`);
         if (outcome.keeps !== undefined) this.line(`              keeps ${outcome.keeps.join(", ")}`);
         if (outcome.error) this.line(indent(outcome.error));
@@ -53,35 +74,46 @@ export class Display {
 
     /** Leaves the terminal as it was found. */
     end(): void {
-        this.erase();
+        clearInterval(this.clock);
         this.atWork.clear();
+        this.paint();
     }
 
-    private draw(): void {
-        if (!this.stream.isTTY) return;
-        const width = this.stream.columns || 80; // 0 where a terminal does not say
-        for (const [stage, text] of this.atWork) {
-            this.stream.write(`${clipped(`  ${stage.padEnd(11)} … ${text}`, width - 1)}\n`);
-            this.drawn += 1;
-        }
-    }
-
-    private erase(): void {
-        if (this.drawn > 0) this.stream.write(`\u001b[${this.drawn}A\u001b[J`);
-        this.drawn = 0;
+    private paint(): void {
+        const line = ([stage, work]: [string, AtWork]): string => {
+            const name = `  ${stage.padEnd(NAME)} `;
+            return name + atWork(work, this.lines.columns - name.length);
+        };
+        this.lines.show([...this.atWork].map(line));
     }
 }
 
-/** Wide characters take two columns: clipped so that a line never wraps, or erasing would miss its rest. */
-function clipped(text: string, columns: number): string {
-    let used = 0;
-    let kept = "";
-    for (const character of text) {
-        used += /[\u1100-\u115f\u2e80-\uffdc]/.test(character) ? 2 : 1;
-        if (used > columns) return kept;
-        kept += character;
+const BAR = 10;
+const SPARKS = 8;
+
+/**
+ * Everything is where it was a second ago, whatever the numbers are now. In a narrow window the validation loss is left
+ * out first, then the word for what is done, then the bar.
+ */
+function atWork({ since, losses, text }: AtWork, columns: number): string {
+    const progress = readProgress(text);
+    if (progress === undefined) {
+        const seconds = (Date.now() - since) / 1000;
+        return seconds < 1 ? `… ${text}` : `… ${text}, ${duration(seconds)}`;
     }
-    return kept;
+    const { phase, step, steps, loss, evalLoss, left, cost } = progress;
+    const done = Math.min(Math.round((BAR * step) / Math.max(steps, 1)), BAR);
+    const bar = `${"█".repeat(done)}${"░".repeat(BAR - done)} `;
+    const line = (least: number): string =>
+        [
+            `${least < 3 ? bar : ""}${String(percent(step, steps)).padStart(3)} %`,
+            `${least < 2 ? `${phase} ` : ""}${String(step).padStart(String(steps).length)}/${steps}`,
+            ...(loss === undefined ? [] : [`loss ${loss} ${sparkline(losses, SPARKS).padStart(SPARKS)}`]),
+            ...(left === undefined ? [] : [left.padStart("59 min left".length)]),
+            ...(cost === undefined ? [] : [`cost ${cost}`]),
+            ...(evalLoss === undefined || least > 0 ? [] : [`validation ${evalLoss}`]),
+        ].join("  ");
+    return [0, 1, 2].map(line).find((one) => one.length <= columns) ?? line(3);
 }
 
 function described({ field, old, new: now }: StageOutcome["reasons"][number]): string {

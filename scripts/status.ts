@@ -1,10 +1,13 @@
+import { setTimeout } from "node:timers/promises";
 import { Command } from "commander";
 import { duration } from "../pipeline/duration";
 import type { JsonObject } from "../pipeline/identity";
-import { isActive, listRuns, type RunSummary } from "../pipeline/store/runs";
+import { sparkline } from "../pipeline/progress";
+import { isActive, listRuns, lossesOf, type RunSummary } from "../pipeline/store/runs";
 import { pendingUploads } from "../pipeline/store/uploads";
-import { parseOrExplain } from "./arguments";
+import { parseOrExplain, UsageError } from "./arguments";
 import { localTime } from "./display";
+import { LiveLines } from "./live-lines";
 import { home } from "./locations.cjs";
 import { readStacks, type StackStatus } from "./stacks";
 
@@ -13,28 +16,61 @@ const PATIENCE = 5000;
 /** Seconds after which a word from another machine is no news. */
 const OLD = 20;
 
+/** Milliseconds between two looks of `--watch`: at a terminal, and where each is a text of its own. */
+const LOOK = { live: 1000, plain: 10_000 };
+
 /** `npm run status`: what the stacks hold and what runs, read from the files, without the engine. */
 export async function status(args: readonly string[]): Promise<number> {
     const command = new Command("npm run status --")
         .description("stacks and runs on this machine")
+        .option("--watch", "look again and again, until Ctrl-C; not on a terminal: until nothing runs", false)
         .option("--json", "one object on stdout", false);
     const options = parseOrExplain(command, args);
     if (options === undefined) return 0;
+    if (options["watch"] === true && options["json"] === true)
+        throw new UsageError("--watch is for people: with --json, ask again and again");
+    if (options["watch"] === true) return watch();
+    const { stacks, runs, uploads } = await look();
+    const text = options["json"] === true ? JSON.stringify({ stacks: stacks.map(forJson), runs, uploads }) : undefined;
+    process.stdout.write(`${text ?? described({ stacks, runs, uploads }).join("\n")}\n`);
+    if (runs.some((run) => isActive(run) && silence(run) !== undefined)) process.exit(0); // ssh is still trying
+    return 0;
+}
+
+async function look() {
     const stacks = readStacks().filter(({ stages, problem }) => stages.length > 0 || problem !== undefined);
     await Promise.all(listRuns(home()).filter(isActive).map(askTarget));
-    const runs = listRuns(home());
-    const uploads = pendingUploads(home());
-    if (options["json"] === true) {
-        process.stdout.write(`${JSON.stringify({ stacks: stacks.map(forJson), runs, uploads })}\n`);
-        return 0;
-    }
+    return { stacks, runs: listRuns(home()), uploads: pendingUploads(home()) };
+}
+
+function described({ stacks, runs, uploads }: Awaited<ReturnType<typeof look>>): string[] {
     const lines = [
         ...stacks.flatMap((stack) => describeStack(stack, runs)),
         ...describeRuns(runs),
         ...(uploads.length === 0 ? [] : [describeUploads(uploads.length)]),
     ];
-    process.stdout.write(lines.length === 0 ? "No stack and no run yet: `npm run up`.\n" : `${lines.join("\n")}\n`);
-    if (runs.some((run) => isActive(run) && silence(run) !== undefined)) process.exit(0); // ssh is still trying
+    return lines.length === 0 ? ["No stack and no run yet: `npm run up`."] : lines;
+}
+
+/** Paints the same lines again in place; elsewhere than on a terminal says them again when they have changed. */
+async function watch(): Promise<number> {
+    const lines = new LiveLines(process.stdout);
+    const ended = new AbortController();
+    process.once("SIGINT", () => {
+        ended.abort();
+    });
+    process.stdout.on("error", () => process.exit(0)); // `npm run status -- --watch | head`
+    let said = "";
+    while (!ended.signal.aborted) {
+        const seen = await look();
+        const text = described(seen);
+        if (lines.live) lines.show(text);
+        else if (text.join("\n") !== said) lines.print(text.join("\n"));
+        said = text.join("\n");
+        if (!lines.live && !seen.runs.some(isActive)) break;
+        const wait = lines.live ? LOOK.live : LOOK.plain;
+        await setTimeout(wait, undefined, { signal: ended.signal }).catch(() => undefined);
+    }
     return 0;
 }
 
@@ -46,7 +82,7 @@ async function askTarget({ key, target }: RunSummary): Promise<void> {
     const executor = await executorFor(target, new Store(home()));
     await Promise.race([
         executor.status(key, { cursor: 0, waitSeconds: 0 }).catch(() => undefined),
-        new Promise((resolve) => setTimeout(resolve, PATIENCE).unref()),
+        setTimeout(PATIENCE, undefined, { ref: false }),
     ]);
 }
 
@@ -91,9 +127,17 @@ function progress(run: RunSummary): string {
     if (run.reason !== undefined) return run.reason;
     if (run.state === "queued") return "waits for another run to end";
     const step = run.step === undefined ? "" : `step ${run.step}/${run.steps ?? "?"}`;
-    const loss = run.loss === undefined ? "" : `loss ${run.loss.toFixed(4)}`;
+    const sparks = isActive(run) ? ` ${sparkline(lossesOf(home(), run.key), 12)}`.trimEnd() : "";
+    const loss = run.loss === undefined ? "" : `loss ${run.loss.toFixed(4)}${sparks}`;
     const eta = run.etaSeconds === undefined ? "" : `${duration(run.etaSeconds)} left`;
-    return [step, loss, eta, silence(run) ?? ""].filter((part) => part !== "").join(", ");
+    return [step, loss, eta, cost(run), silence(run) ?? ""].filter((part) => part !== "").join(", ");
+}
+
+/** Of a run on a machine that has a price, up to now. */
+function cost({ target, startedAt, finishedAt }: RunSummary): string {
+    if (target?.pricePerHour === undefined || startedAt === null) return "";
+    const hours = ((finishedAt ?? Date.now() / 1000) - startedAt) / 3600;
+    return `cost ${(hours * target.pricePerHour).toFixed(2)}`;
 }
 
 function silence({ target, heardAt }: RunSummary): string | undefined {

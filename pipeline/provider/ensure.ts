@@ -1,9 +1,9 @@
-import { duration } from "../duration";
 import { stageKey, type SessionEntry, type Stage, type TargetRun } from "../stage";
 import { isEvent, type Executor, type Job, type RunEvent, type RunStatus, type Supplies } from "../executor/executor";
 import type { JsonObject } from "../identity";
 import type { Target } from "../../infra/target";
 import { programs } from "../llamafactory/job";
+import { describeProgress, type Progress } from "../progress";
 import { isActive, readRun } from "../store/runs";
 import { Unreachable, type Mirror } from "../store/mirror";
 import type { Result, Store } from "../store/store";
@@ -187,10 +187,11 @@ function supplies({ program, hub }: Pick<Job, "program" | "hub">): Supplies {
 }
 
 async function follow(first: RunStatus, surroundings: Surroundings): Promise<Result> {
-    const { executor, cancelled, progress } = surroundings;
-    const tell = new Teller(progress);
+    const { executor, cancelled, progress, target } = surroundings;
+    const tell = new Teller(progress, target.pricePerHour);
     let status = first;
     for (;;) {
+        tell.since = status.startedAt ?? undefined;
         for (const event of status.events.filter(isEvent)) tell.event(event);
         switch (status.state) {
             case "queued":
@@ -198,7 +199,7 @@ async function follow(first: RunStatus, surroundings: Surroundings): Promise<Res
                 if (status !== first) tell.line("waiting for another run on this machine to end");
                 break;
             case "running":
-                tell.start(status.startedAt ?? undefined);
+                tell.start();
                 break;
             case "succeeded":
                 if (status.result === undefined) throw new Error(`run ${status.key} succeeded without a result`);
@@ -249,15 +250,21 @@ function explain(status: RunStatus): string {
     return `run ${run} ${status.state}: ${status.reason ?? "no reason is known"}${log}\n  ${next}: npm run logs -- ${run}`;
 }
 
-/** Turns events into lines, with the time left from this client's own clock. */
+/** Turns events into lines, with the time left and the cost from this client's own clock. */
 class Teller {
+    /** When the run began, in seconds since 1970; undefined before. */
+    since: number | undefined;
     private firstStep: { step: number; at: number } | undefined;
+    private last: Progress | undefined;
     private said = "";
 
-    constructor(private readonly progress: (text: string) => void) {}
+    constructor(
+        private readonly progress: (text: string) => void,
+        private readonly pricePerHour: number | undefined,
+    ) {}
 
-    start(since: number | undefined): void {
-        if (since !== undefined && this.firstStep === undefined && this.said === "") this.line("starting");
+    start(): void {
+        if (this.since !== undefined && this.firstStep === undefined && this.said === "") this.line("starting");
     }
 
     line(text: string): void {
@@ -270,21 +277,34 @@ class Teller {
         switch (event.type) {
             case "note":
                 this.firstStep = undefined;
+                this.last = undefined;
                 this.line(event.text);
                 break;
             case "evaluated":
-                this.line(`step ${event.step}: validation loss ${event.evalLoss.toFixed(4)}`);
+                if (this.last === undefined) this.line(`validation loss ${event.evalLoss.toFixed(4)}`);
+                else this.tell({ ...this.last, evalLoss: event.evalLoss });
                 break;
             case "progress": {
-                this.firstStep ??= { step: event.step, at: event.time };
-                const done = event.step - this.firstStep.step;
+                const { phase, step, steps, loss } = event;
+                this.firstStep ??= { step, at: event.time };
+                const done = step - this.firstStep.step;
                 const perStep = done > 0 ? (event.time - this.firstStep.at) / done : 0;
-                const left = perStep <= 0 ? "" : `, ${duration(perStep * (event.steps - event.step))} left`;
-                const loss = event.loss === undefined ? "" : `, loss ${event.loss.toFixed(4)}`;
-                const percent = Math.round((100 * event.step) / event.steps);
-                this.line(`${event.phase}, step ${event.step}/${event.steps} (${percent} %)${loss}${left}`);
+                const secondsLeft = perStep > 0 ? perStep * (steps - step) : undefined;
+                const { evalLoss } = this.last ?? {};
+                this.tell({ phase, step, steps, loss, evalLoss, secondsLeft, cost: this.costAt(event.time) });
                 break;
             }
         }
+    }
+
+    private tell(progress: Progress): void {
+        this.last = progress;
+        this.line(describeProgress(progress));
+    }
+
+    /** The price of the time since the run began; undefined where the target has none. */
+    private costAt(time: number): number | undefined {
+        if (this.pricePerHour === undefined || this.since === undefined) return undefined;
+        return (Math.max(time - this.since, 0) / 3600) * this.pricePerHour;
     }
 }

@@ -137,6 +137,13 @@ function progressOf(file: string, active: boolean): Partial<RunSummary> {
     return { ...shown(last), ...eta };
 }
 
+/** The losses that a run has told so far; none of one on another machine, whose events stay there until it ends. */
+export function lossesOf(home: string, key: string): number[] {
+    const file = path.join(home, "runs", key, "events.jsonl");
+    const events = fs.existsSync(file) ? parseEvents(fs.readFileSync(file, "utf8")) : [];
+    return events.flatMap((event) => (event.type === "progress" ? (event.loss ?? []) : []));
+}
+
 function shown(last: Progress | undefined): Partial<RunSummary> {
     if (last === undefined) return {};
     const { phase, step, steps, loss } = last;

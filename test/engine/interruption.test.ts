@@ -137,7 +137,13 @@ describe("a training outlives whoever started it", () => {
         terminal.child.kill("SIGUSR1");
         const { stdout } = await terminal.ended;
         expect(stdout.endsWith(`\nexit ${code}\n`), stdout).toBe(true);
-        if (action !== "close") expect(stdout).toContain("Detached after");
+        if (action !== "close") {
+            expect(stdout).toContain("Detached after");
+            expect(stdout).toContain("\nmodes as before\n");
+        }
+        // Lines are gone up and erased, and nothing that lasts is asked of the terminal: no hidden cursor, no other screen.
+        const escapes = stdout.match(/\u001b[^A-Za-z]*[A-Za-z]/g) ?? [];
+        expect(escapes.filter((one) => !/^\u001b\[(\d+A|J)$/.test(one))).toEqual([]);
         expectClean();
         expect(training()).toMatchObject({ state: "running", attempt: 1 });
     });

@@ -1,7 +1,7 @@
 """Runs a command on a pseudo-terminal and does to it, when it gets SIGUSR1, what people do: terminal.py ACTION COMMAND...
 
 ACTION is `ctrl-c`, `ctrl-c-twice` or `close` (the terminal's window). What the command prints is passed on; the last
-line is its exit code.
+lines say whether it has left the terminal's modes as they were, and its exit code.
 """
 
 import fcntl
@@ -20,6 +20,7 @@ if pid == 0:
     fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
     os.execvp(command[0], command)
 
+modes = termios.tcgetattr(terminal)
 asked, asking = os.pipe()
 signal.signal(signal.SIGUSR1, lambda *_: os.write(asking, b"."))
 is_open = True
@@ -43,4 +44,7 @@ while is_open:
             if action == "ctrl-c-twice":
                 time.sleep(0.15)
                 os.write(terminal, b"\x03")
-print(f"\nexit {os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}")
+code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+if action != "close":
+    print("\nmodes", "as before" if termios.tcgetattr(terminal) == modes else "changed", end="")
+print(f"\nexit {code}")

@@ -1,20 +1,25 @@
 import { beforeEach, describe, expect, onTestFinished, test, vi } from "vitest";
+import { describeProgress, type Progress } from "../../pipeline/progress";
 import { Display } from "../../scripts/display";
 import type { StageOutcome } from "../../scripts/outcome";
 
 /** A stand-in for a terminal, or for a pipe where it has no columns: it keeps what is written. */
-function streamOf(columns?: number) {
+function streamOf(columns?: number, rows?: number) {
     const written: string[] = [];
     const write = (text: string): boolean => written.push(text) > 0;
-    const stream = { write, ...(columns === undefined ? {} : { isTTY: true, columns }) };
-    return { display: new Display(stream as unknown as NodeJS.WriteStream), written };
+    const stream = { write, isTTY: columns !== undefined, columns, rows };
+    const display = new Display(stream as unknown as NodeJS.WriteStream);
+    onTestFinished(() => {
+        display.end(); // or its clock would go on
+    });
+    return { display, written, stream };
 }
 
 /** What a person sees after it: lines that were erased are gone. */
 function seen(written: readonly string[]): string[] {
     let lines: string[] = [];
-    for (const part of written.join("").split(/(\u001b\[\d+A\u001b\[J)/)) {
-        const up = /^\u001b\[(\d+)A/.exec(part)?.[1];
+    for (const part of written.join("").split(/(\r\u001b\[\d+A\u001b\[J)/)) {
+        const up = /^\r\u001b\[(\d+)A/.exec(part)?.[1];
         if (up !== undefined) lines = lines.slice(0, lines.length - Number(up));
         else lines.push(...part.split("\n").slice(0, -1));
     }
@@ -150,6 +155,33 @@ describe("without a terminal", () => {
 });
 
 describe("on a terminal", () => {
+    const learning = (step: number, rest: Partial<Progress> = {}): string =>
+        describeProgress({ phase: "learning", step, steps: 60, loss: 4 - step / 20, ...rest });
+
+    const steadily = (columns: number): string[] => {
+        const { display, written } = streamOf(columns);
+        for (const step of [1, 20, 33]) {
+            display.progress("training", learning(step, { secondsLeft: 200 - step, evalLoss: 2.5, cost: step / 100 }));
+        }
+        return [seen(written.slice(0, 2)), seen(written)].flat();
+    };
+
+    test("a stage at work has one steady line: bar, step, loss with its course, time left, cost", () => {
+        expect(steadily(120)).toEqual([
+            "  training    ███░░░░░░░  33 %  learning 20/60  loss 3.0000       █▁   3 min left  cost 0.20  validation 2.5000",
+            "  training    ██████░░░░  55 %  learning 33/60  loss 2.3500      █▄▁   3 min left  cost 0.33  validation 2.5000",
+        ]);
+    });
+
+    test.each([
+        [100, "██████░░░░  55 %  learning 33/60  loss 2.3500      █▄▁   3 min left  cost 0.33"],
+        [88, "██████░░░░  55 %  33/60  loss 2.3500      █▄▁   3 min left  cost 0.33"],
+        [80, " 55 %  33/60  loss 2.3500      █▄▁   3 min left  cost 0.33"],
+        [40, " 55 %  33/60  loss 2.3500"],
+    ])("in %i columns it leaves out what matters least", (columns, line) => {
+        expect(steadily(columns).at(-1)?.trimEnd()).toBe(`  training    ${line}`);
+    });
+
     test("stages at work stand below what is finished, and leave nothing behind", () => {
         const { display, written } = streamOf(80);
         display.progress("model", "unpacking");
@@ -171,6 +203,33 @@ describe("on a terminal", () => {
         expect(seen(written)).toHaveLength(3);
     });
 
+    test("what there is no news of shows its time", () => {
+        vi.useFakeTimers();
+        onTestFinished(() => {
+            vi.useRealTimers();
+        });
+        const { display, written } = streamOf(80);
+        display.progress("model", "unpacking");
+        vi.advanceTimersByTime(3000);
+        expect(seen(written)).toEqual(["  model       … unpacking, 3 s"]);
+        display.end();
+        const before = written.length;
+        vi.advanceTimersByTime(3000);
+        expect(written).toHaveLength(before);
+    });
+
+    test("every painting is one write, and no mode of the terminal is touched", () => {
+        const { display, written } = streamOf(80);
+        display.progress("model", "unpacking");
+        display.progress("training", learning(1));
+        display.line("a notice");
+        display.progress("training", learning(2));
+        expect(written).toHaveLength(4);
+        display.end();
+        const escapes = written.join("").match(/\u001b[^A-Za-z]*[A-Za-z]/g) ?? [];
+        expect(new Set(escapes.map((one) => one.replace(/\d+/, "N")))).toEqual(new Set(["\u001b[NA", "\u001b[J"]));
+    });
+
     test.each([
         [40, "感冒了应该怎么办？".repeat(10)],
         [20, "learning, step 3/10 (30 %), loss 0.5"],
@@ -187,11 +246,35 @@ describe("on a terminal", () => {
         expect(width).toBeLessThan(columns);
     });
 
-    test("a text of several lines is shown as one", () => {
+    test("what a narrower window has wrapped is erased all the same", () => {
+        const { display, written, stream } = streamOf(80);
+        display.progress("training", "x".repeat(60)); // 2 + 11 + 3 + 60 columns
+        stream.columns = 40;
+        display.end();
+        expect(written.at(-1)).toBe("\r\u001b[2A\u001b[J");
+    });
+
+    test("of more stages than there are rows the rest is counted", () => {
+        const { display, written } = streamOf(80, 5);
+        for (const name of ["a", "b", "c", "d", "e"]) display.progress(name, "at work");
+        expect(seen(written)).toEqual(["  a           … at work", "  b           … at work", "  … and 3 more"]);
+    });
+
+    test("what would move the cursor is shown as blanks", () => {
         const { display, written } = streamOf(80);
-        display.progress("training", "first\nsecond");
-        expect(seen(written)).toEqual(["  training    … first second"]);
+        display.progress("training", "first\nsecond\u001b[2Jthird");
+        expect(seen(written)).toEqual(["  training    … first second [2Jthird"]);
         display.end();
         expect(seen(written)).toEqual([]);
+    });
+
+    test("one that can do nothing gets plain lines", () => {
+        vi.stubEnv("TERM", "dumb");
+        onTestFinished(() => {
+            vi.unstubAllEnvs();
+        });
+        const { display, written } = streamOf(80);
+        display.progress("training", learning(1));
+        expect(written).toEqual(["  training    … learning, step 1/60 (2 %), loss 3.9500\n"]);
     });
 });
