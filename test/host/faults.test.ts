@@ -47,10 +47,10 @@ describeOverSsh("faults on the way", () => {
     }
 
     /** The newest training on the host. */
-    function training() {
-        const runs = fs.readdirSync(sshd.at("runs")).flatMap((key) => {
+    function training(host = sshd) {
+        const runs = (fs.existsSync(host.at("runs")) ? fs.readdirSync(host.at("runs")) : []).flatMap((key) => {
             const read = (name: string) => {
-                const file = sshd.at("runs", key, name);
+                const file = host.at("runs", key, name);
                 return fs.existsSync(file)
                     ? (JSON.parse(fs.readFileSync(file, "utf8")) as Record<string, unknown>)
                     : {};
@@ -64,17 +64,17 @@ describeOverSsh("faults on the way", () => {
     }
 
     /** Starts an update whose training is held in the middle. */
-    async function held(learningRate: number, args: readonly string[] = []): Promise<Running> {
-        const before = training()?.key;
-        configure(learningRate);
-        const client = rig.spawn("up", ["--json", ...args]);
+    async function held(learningRate: number, host = sshd): Promise<Running> {
+        const before = training(host)?.key;
+        configure(learningRate, host === sshd ? {} : host.target);
+        const client = rig.spawn("up", ["--json"]);
         await client.until("the training is learning", () => {
-            const run = training();
+            const run = training(host);
             if (run === undefined || run.key === before || run.state !== "running") return false;
-            const events = sshd.at("runs", run.key, "events.jsonl");
+            const events = host.at("runs", run.key, "events.jsonl");
             return fs.existsSync(events) && fs.readFileSync(events, "utf8").includes('"learning"');
         });
-        sshd.pause();
+        host.pause();
         await client.until("it is followed", () => / training +… /.test(client.stderr));
         return client;
     }
@@ -183,31 +183,30 @@ describeOverSsh("faults on the way", () => {
     });
 
     test.skipIf(process.getuid?.() !== 0)("a host whose disk is full, until there is room", async () => {
+        const disk = "4g"; // what the preflight wants free
         const small = await Sshd.start({
-            mounts: (folder) => `mkdir ${folder}/home && mount -t tmpfs -o size=64m none ${folder}/home`,
+            mounts: (folder) => `mkdir ${folder}/home && mount -t tmpfs -o size=${disk} none ${folder}/home`,
         });
         try {
-            const home = `${small.folder}/home`;
+            const home = small.target.home;
             const resize = (size: string) => small.inside(`mount -o remount,size=${size} ${home}`);
-            const { port, hostKey, identity } = small;
-            const there = { port, hostKey, identity, home };
-            configure(0.02, there);
-            expect((await rig.json("up")).code).toBe(0);
-
+            const client = await held(0.02, small);
             const used = Number(small.inside(`du -sk ${home}`).split("\t")[0]);
-            resize(`${used + 250}k`);
-            configure(0.021, there);
-            const full = await rig.json("up");
-            expect([full.code, full.stage("training").error]).toEqual([
+            resize(`${used + 64}k`);
+            small.resume();
+            const full = await client.ended;
+            expect([full.code, full.stderr]).toEqual([
                 1,
                 expect.stringContaining("no space left on the disk: make room, or move target.home to a larger one"),
             ]);
+            expect(training(small)).toMatchObject({ state: "failed", attempt: 1 });
 
             const since = Date.now();
-            resize("64m");
+            resize(disk);
             const { code, actions } = await rig.json("up");
             const done = { training: "ran", evaluation: "ran", export: "ran", report: "ran" };
             expect({ code, actions }).toEqual({ code: 0, actions: { host: "unchanged", ...all("unchanged", done) } });
+            expect(training(small)).toMatchObject({ state: "succeeded", attempt: 2 });
             survived.push({
                 scenario: "host's disk full, then room made",
                 outcome: "the next up goes on",

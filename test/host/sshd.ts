@@ -154,9 +154,11 @@ export class Sshd {
         for (const pid of this.programs()) process.kill(pid, "SIGCONT");
     }
 
-    /** A file below the host's RETUNE_HOME. */
+    /** A file below the host's RETUNE_HOME, seen from where the mounts are. */
     at(...parts: readonly string[]): string {
-        return path.join(this.folder, "home", ...parts);
+        const hidden = process.getuid?.() === 0 && this.server !== undefined;
+        const root = hidden ? `/proc/${this.server?.pid ?? 0}/root` : "/";
+        return path.join(root, this.target.home, ...parts);
     }
 
     async dispose(): Promise<void> {
