@@ -88,6 +88,11 @@ export interface RunStatus {
     readonly log?: string;
 }
 
+export type Submitted = RunStatus & {
+    /** Whether this submission has started it. */
+    readonly started: boolean;
+};
+
 /** A run, an artifact, or what a killed process has left of one, as garbage collection sees it. */
 export interface GarbageItem {
     readonly what: "run" | "artifact" | "leftover";
@@ -115,8 +120,8 @@ export interface Garbage {
 
 /** How a client reaches a target. A lost connection throws; it never changes the state of a run. */
 export interface Executor {
-    /** Starts the job, unless it is running or has succeeded: `started` tells. `again` repeats one that succeeded. */
-    submit(job: Job, supplies: Supplies, again: boolean): Promise<RunStatus & { readonly started: boolean }>;
+    /** Starts the job, unless it is running or has succeeded. `again` repeats one that succeeded. */
+    submit(job: Job, supplies: Supplies, again: boolean): Promise<Submitted>;
     /** Answers as soon as there is news after `cursor`, at the latest after `waitSeconds`. */
     status(key: string, options: { cursor: number; waitSeconds: number }): Promise<RunStatus>;
     stop(key: string): Promise<RunStatus>;

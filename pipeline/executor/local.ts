@@ -4,7 +4,7 @@ import * as path from "node:path";
 import { home, project, pythonEnvironment } from "../../scripts/locations.cjs";
 import { UserError } from "../user-error";
 import { Store, type Result } from "../store/store";
-import type { Executor, Garbage, GarbageRequest, Job, RunStatus, Supplies } from "./executor";
+import type { Executor, Garbage, GarbageRequest, Job, RunStatus, Submitted, Supplies } from "./executor";
 
 const runner = path.join(project, "pipeline", "runner", "runner.py");
 
@@ -12,7 +12,7 @@ const runner = path.join(project, "pipeline", "runner", "runner.py");
 export class LocalExecutor implements Executor {
     private readonly python = path.join(pythonEnvironment(), "bin", "python");
 
-    submit(job: Job, supplies: Supplies, again: boolean): Promise<RunStatus & { readonly started: boolean }> {
+    submit(job: Job, supplies: Supplies, again: boolean): Promise<Submitted> {
         const payload = { job: { ...job, python: this.python }, again, ...supplies };
         return this.run(["submit"], JSON.stringify(payload));
     }

@@ -12,7 +12,7 @@ import { bootId } from "../processes";
 import { quote } from "../shell";
 import { readJson, writeJson, type Result, type Store } from "../store/store";
 import { UserError } from "../user-error";
-import type { Executor, Garbage, GarbageRequest, Job, RunStatus, Supplies } from "./executor";
+import type { Executor, Garbage, GarbageRequest, Job, RunStatus, Submitted, Supplies } from "./executor";
 
 /** Exit code of ssh when the connection is the trouble; the runner has none so high. */
 const CONNECTION_FAILED = 255;
@@ -50,12 +50,12 @@ export class SshExecutor implements Executor {
         private readonly notice: (text: string) => void,
     ) {}
 
-    async submit(job: Job, supplies: Supplies, again: boolean): Promise<RunStatus & { readonly started: boolean }> {
+    async submit(job: Job, supplies: Supplies, again: boolean): Promise<Submitted> {
         const { home } = await this.hello();
         const python = this.target.python ?? `${home}/miniforge/envs/llama-factory/bin/python`;
         const payload = { job: { ...job, python }, ...supplies };
         let repeat = again;
-        const status = await this.call<RunStatus & { readonly started: boolean }>("submit", [], () => {
+        const status = await this.call<Submitted>("submit", [], () => {
             const text = JSON.stringify({ ...payload, again: repeat });
             repeat = false; // a second try must not repeat what the first one has started
             return text;

@@ -1,5 +1,13 @@
 import { stageKey, type SessionEntry, type Stage, type TargetRun } from "../stage";
-import { isEvent, type Executor, type Job, type RunEvent, type RunStatus, type Supplies } from "../executor/executor";
+import {
+    isEvent,
+    type Executor,
+    type Job,
+    type RunEvent,
+    type RunStatus,
+    type Submitted,
+    type Supplies,
+} from "../executor/executor";
 import type { JsonObject } from "../identity";
 import type { Target } from "../../infra/target";
 import { programs } from "../llamafactory/job";
@@ -91,10 +99,13 @@ async function ensureRun(run: TargetRun, stage: string, surroundings: Surroundin
     refuseElsewhere(run.key, surroundings);
     // What is damaged here may be whole on the target: then it is only brought here again.
     const again = stored !== undefined && (await executor.missing([stored.digest])).length > 0;
-    await provide(Object.entries(run.inputs), stage, surroundings);
     const { stays, ...rest } = run;
     const job = { ...rest, stage, limitSeconds };
-    let status = await executor.submit(job, supplies(run), again);
+    let status = again ? undefined : await goingOn(run.key, surroundings);
+    if (status === undefined) {
+        await provide(Object.entries(run.inputs), stage, surroundings);
+        status = await executor.submit(job, supplies(run), again);
+    }
     let made = await follow(status, surroundings);
     if (!status.started && (await executor.missing([made.digest])).length > 0) {
         status = await executor.submit(job, supplies(run), true);
@@ -103,6 +114,14 @@ async function ensureRun(run: TargetRun, stage: string, surroundings: Surroundin
     const result = await orDetached(executor.collect(made, stays, progress), surroundings);
     if (result.at === undefined) await sent(result, surroundings);
     return { result, action: status.started ? "ran" : "attached", seconds: result.seconds };
+}
+
+/** A run that this client knew to be going on, if it still is: it has its inputs, and there is nothing to submit. */
+async function goingOn(key: string, { executor, store }: Surroundings): Promise<Submitted | undefined> {
+    const known = readRun(store.home, key);
+    if (known === undefined || !isActive(known)) return undefined;
+    const status = await executor.status(key, { cursor: 0, waitSeconds: 0 });
+    return isActive(status) ? { ...status, started: false } : undefined;
 }
 
 /** What the mirror has of a key. It only saves work: where it does not answer, the stage runs. */
