@@ -13,7 +13,10 @@ const { template, enableThinking } = configuration.model;
 const { recipe } = configuration.dataset;
 const chat = { template, ...(enableThinking === undefined ? {} : { enableThinking }) };
 
-const dataset = new Dataset("dataset", configuration.dataset);
+const { precision, cutoffLength, threads } = configuration.training;
+
+const limitsLength = configuration.dataset.quality.overCutoff !== undefined;
+const dataset = new Dataset("dataset", { ...configuration.dataset, ...(limitsLength ? { cutoffLength } : {}) });
 
 const model = new Model("model", { target, source: configuration.model.source });
 
@@ -25,7 +28,6 @@ const training = new Training("training", {
     ...configuration.training,
 });
 
-const { precision, cutoffLength, threads } = configuration.training;
 const { prompts, maxNewTokens } = configuration.evaluation;
 const tuned = {
     target,

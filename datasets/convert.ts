@@ -4,6 +4,7 @@ import path from "node:path";
 import { closest } from "fastest-levenshtein";
 import { UserError } from "../pipeline/user-error";
 import { diagnose } from "./diagnosis";
+import { Examination, refuse, type Quality, type Standards } from "./quality";
 import { conversionQuery, literal, readerOf } from "./query";
 import { columnsOf, type Recipe } from "./recipe";
 import { RowTable, writePart } from "./row-table";
@@ -17,6 +18,8 @@ export interface ConversionRequest {
     /** Most rows that are kept; undefined: all of them. */
     limit: number | undefined;
     split: Split;
+    /** What the rows must come up to; without it nobody looks. */
+    quality?: Standards;
     /** An existing empty folder. */
     into: string;
 }
@@ -30,6 +33,8 @@ export interface Conversion {
     rows: Record<Part, number>;
     /** Code points of input and output together, over the kept rows. */
     characters: { p50: number; p95: number; max: number };
+    /** Undefined where nobody looked. */
+    quality?: Quality;
 }
 
 /**
@@ -38,7 +43,7 @@ export interface Conversion {
  * left in `into` when it fails.
  *
  * @throws UserError for a file that is missing, empty, broken or without a column of the recipe; when no row is left;
- * when the split leaves no row for training; when the disk is full.
+ * when the split leaves no row for training; when the rows do not come up to `quality`; when the disk is full.
  */
 export async function convert(request: ConversionRequest): Promise<Conversion> {
     const scratch = path.join(request.into, ".partial");
@@ -86,13 +91,21 @@ async function convertIn(scratch: string, request: ConversionRequest): Promise<C
         const counts = await rows.count();
         if (counts.kept === 0) throw new UserError(noRowLeft(request, counts));
         const characters = await rows.characters();
-        const divided = await rows.divide();
+        const standards = request.quality;
+        const seen =
+            standards === undefined && split.together !== "similar"
+                ? undefined
+                : await Examination.of(connection, recipe, counts.kept, standards?.cutoffLength);
+        const together = split.together === "similar" ? (seen?.links ?? []) : [];
+        const { rows: divided, partOf } = await rows.divide(together);
         if (divided.train === 0) {
             throw new UserError(
                 `The split leaves no row for training: ${counts.kept} kept, ${divided.validation} for validation, ${divided.test} for test. ` +
                     "Lower the shares, or keep more rows.",
             );
         }
+        const quality = await seen?.quality(connection, partOf);
+        if (quality !== undefined && standards !== undefined) refuse(quality, standards, counts.kept);
         const writing = parts
             .filter((part) => divided[part] > 0)
             .map(async (part) => {
@@ -106,7 +119,7 @@ async function convertIn(scratch: string, request: ConversionRequest): Promise<C
         // None may be at work when the database is closed.
         await Promise.allSettled(writing);
         await Promise.all(writing);
-        return { ...counts, rows: divided, characters };
+        return { ...counts, rows: divided, characters, ...(quality === undefined ? {} : { quality }) };
     } finally {
         connection.closeSync();
         database.closeSync();

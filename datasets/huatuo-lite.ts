@@ -7,6 +7,7 @@ import type { Recipe } from "./recipe";
 export const huatuoLite: Recipe = {
     name: "huatuo-lite",
     notice: "A demonstration, not medical advice: answers can be wrong. With a complaint, see a doctor.",
+    language: "zh",
     instruction: { constant: "请根据患者的问题给出建议" },
     columns: { input: "question", output: "answer" },
     require: ["label", "question", "answer"],
@@ -21,5 +22,6 @@ export const huatuoLite: Recipe = {
 export const huatuoLiteEnglish: Recipe = {
     ...huatuoLite,
     name: "huatuo-lite-english",
+    language: "en",
     instruction: { constant: "Give advice on the patient's question." },
 };

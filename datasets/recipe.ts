@@ -1,7 +1,33 @@
 import { closest } from "fastest-levenshtein";
 import { z } from "zod";
-import { group } from "../pipeline/fields";
+import { group, oneOf } from "../pipeline/fields";
 import { huatuoLite, huatuoLiteEnglish } from "./huatuo-lite";
+import type { Script } from "./words";
+
+/** The languages that a recipe may say its rows have (ISO 639-1), and the scripts that they are written in. */
+export const LANGUAGES = {
+    zh: ["Han"],
+    ja: ["Han", "Kana"],
+    ko: ["Hangul", "Han"],
+    ru: ["Cyrillic"],
+    uk: ["Cyrillic"],
+    ar: ["Arabic"],
+    fa: ["Arabic"],
+    el: ["Greek"],
+    hi: ["Devanagari"],
+    th: ["Thai"],
+    en: ["Latin"],
+    de: ["Latin"],
+    es: ["Latin"],
+    fr: ["Latin"],
+    it: ["Latin"],
+    nl: ["Latin"],
+    pl: ["Latin"],
+    pt: ["Latin"],
+    tr: ["Latin"],
+    vi: ["Latin"],
+    id: ["Latin"],
+} as const satisfies Record<string, readonly Script[]>;
 
 const column = z
     .string()
@@ -37,6 +63,8 @@ export const recipeSchema = group({
     name: z.string().min(1).default("inline"),
     /** What people must be told who meet a model made of these rows; shown in the report and the model card. */
     notice: z.string().default(""),
+    /** What questions and answers are written in: rows in another script are counted, and the model card says it. */
+    language: oneOf(Object.keys(LANGUAGES) as [keyof typeof LANGUAGES, ...(keyof typeof LANGUAGES)[]]).optional(),
     /** One text for all rows (may be empty), or the column that holds each row's own. */
     instruction: z.union([z.strictObject({ constant: text }), z.strictObject({ column })], {
         error: "expected { constant: a text } or { column: the name of a column }",

@@ -1,4 +1,5 @@
 import type { DuckDBConnection } from "@duckdb/node-api";
+import { Clusters, type Link } from "./near-duplicates";
 import { literal, orderOf, sameAs, type Query } from "./query";
 import type { Recipe } from "./recipe";
 import { divide, parts, type Part, type Split } from "./split";
@@ -79,8 +80,13 @@ export class RowTable {
         return { p50, p95, max };
     }
 
-    /** Makes the table `parts`, which holds for each row the number of its part, NULL when it is dropped; counts them. */
-    async divide(): Promise<Record<Part, number>> {
+    /**
+     * Makes the table `parts`, which holds for each row the number of its part, NULL when it is dropped; counts them, and
+     * answers the part of each kept row.
+     *
+     * @param together pairs of kept rows, by their positions, that must be in one part.
+     */
+    async divide(together: readonly Link[]): Promise<{ rows: Record<Part, number>; partOf: Uint8Array }> {
         const { recipe, split } = this;
         const order = split.validation > 0 || split.test > 0 ? orderOf(recipe, split.seed) : "0";
         // Folding is a third of all work, and on texts in memory a second thread costs no more of it.
@@ -89,7 +95,9 @@ export class RowTable {
             `CREATE TABLE orders AS SELECT CASE WHEN reason = 0 THEN ${order}::DOUBLE END AS prompt FROM rows`,
         );
         const orders = await this.connection.runAndReadAll("SELECT prompt FROM orders WHERE prompt IS NOT NULL");
-        const { heldOut, rows } = divide(Float64Array.from(orders.getColumns()[0] as number[]), split);
+        const prompts = Float64Array.from((orders.getColumns()[0] ?? []) as number[]);
+        await this.join(prompts, together);
+        const { heldOut, rows } = divide(prompts.slice(), split);
         await this.connection.run("CREATE TABLE held (prompt DOUBLE, part UTINYINT)");
         const appender = await this.connection.createAppender("held");
         for (const [prompt, part] of heldOut) {
@@ -104,7 +112,36 @@ export class RowTable {
             FROM orders LEFT JOIN held USING (prompt) ORDER BY orders.rowid`);
         // Several threads would reach a positional join in any order.
         await this.connection.run("SET threads = 1");
-        return { train: rows[0], validation: rows[1], test: rows[2] };
+        const counts = { train: rows[0], validation: rows[1], test: rows[2] };
+        return { rows: counts, partOf: Uint8Array.from(prompts, (prompt) => heldOut.get(prompt) ?? 0) };
+    }
+
+    /** Gives prompts that belong together one order, as if they were the same. */
+    private async join(prompts: Float64Array, together: readonly Link[]): Promise<void> {
+        if (together.length === 0) return;
+        const linked = together.flatMap(({ first, second }) => [prompts[first] ?? 0, prompts[second] ?? 0]);
+        const distinct = [...new Set(linked)].sort((a, b) => a - b);
+        const positions = new Map(distinct.map((prompt, at) => [prompt, at]));
+        const clusters = new Clusters(distinct.length);
+        for (let i = 0; i < linked.length; i += 2) {
+            clusters.join(positions.get(linked[i] ?? 0) ?? 0, positions.get(linked[i + 1] ?? 0) ?? 0);
+        }
+        const leader = (prompt: number): number => {
+            const at = positions.get(prompt);
+            return at === undefined ? prompt : (distinct[clusters.of(at)] ?? prompt);
+        };
+        await this.connection.run("CREATE TABLE leaders (prompt DOUBLE, leader DOUBLE)");
+        const appender = await this.connection.createAppender("leaders");
+        for (const prompt of distinct) {
+            appender.appendDouble(prompt);
+            appender.appendDouble(leader(prompt));
+            appender.endRow();
+        }
+        appender.closeSync();
+        await this.connection.run(
+            "UPDATE orders SET prompt = leader FROM leaders WHERE orders.prompt = leaders.prompt",
+        );
+        for (const [at, prompt] of prompts.entries()) prompts[at] = leader(prompt);
     }
 
     private async first(sql: string): Promise<number[]> {

@@ -3,6 +3,8 @@ export interface Split {
     validation: number;
     test: number;
     seed: number;
+    /** Which rows are never in two parts: those that ask the same, or also those that ask nearly the same. Default: same. */
+    together?: "same" | "similar";
 }
 
 export const parts = ["train", "validation", "test"] as const;

@@ -1,6 +1,7 @@
 import * as fs from "node:fs";
 import * as path from "node:path";
 import { z } from "zod";
+import { foundIn, qualitySchema, type Quality } from "../datasets/quality";
 import { recipeReferenceSchema } from "../datasets/recipe";
 import {
     downloadSource,
@@ -10,7 +11,7 @@ import {
     type Source,
 } from "../datasets/sources/source";
 import { cache } from "../scripts/locations.cjs";
-import { group, integer, jsonObject, number } from "./fields";
+import { group, integer, jsonObject, number, oneOf } from "./fields";
 import { fileDigest, isObject, same, sha256, type JsonObject } from "./identity";
 import { metric, type Stage } from "./stage";
 import { UserError } from "./user-error";
@@ -21,16 +22,20 @@ export const datasetSettings = {
     source: sourceSchema,
     /** Rows that are kept, not rows that are read. */
     limit: integer("a whole number from 1", { from: 1 }).default(5000),
-    /** Shares of the kept rows; the same question is never in two of them. */
+    /** Shares of the kept rows; the same question is never in two of them, nor a similar one where `together` says so. */
     split: group({
         validation: number("a number from 0 to 0.5", { from: 0, to: 0.5 }).default(0.1),
         test: number("a number from 0 to 0.5", { from: 0, to: 0.5 }).default(0.05),
         seed: integer("a whole number from 0", { from: 0 }).default(42),
+        together: oneOf(["same", "similar"]).default("same"),
     }).prefault({}),
+    quality: qualitySchema,
 };
 
 const fields = {
     ...datasetSettings,
+    /** Tokens of a row in training, where `quality` wants to know which rows are longer. */
+    cutoffLength: integer("a whole number from 16", { from: 16 }).optional(),
     /** The source by content (files) or by commit (hubs), and what is needed to fetch it: set by `resolve`. */
     content: jsonObject().optional(),
     resolved: z.custom<ResolvedSource>(isObject).optional(),
@@ -47,7 +52,7 @@ export const dataset: Stage<Inputs> = {
     kind: "Dataset",
     fields,
     transport: ["source", "resolved"],
-    tools: () => ({ contract: 2 }),
+    tools: () => ({ contract: 3 }),
 
     async resolve({ source }, previous) {
         if ("file" in source) return { content: { files: [await digestOrExplain(source.file)] } };
@@ -58,7 +63,7 @@ export const dataset: Stage<Inputs> = {
         return { resolved: resolved as unknown as JsonObject, content: contentOf(source, resolved) };
     },
 
-    work({ recipe, source, limit, split, resolved }) {
+    work({ recipe, source, limit, split, quality, cutoffLength, resolved }) {
         return {
             on: "client",
             inPreview: "file" in source ? "run" : "unknown",
@@ -75,7 +80,8 @@ export const dataset: Stage<Inputs> = {
                     progress(`downloading ${file}: ${megabytes(received)}${of}`);
                 });
                 progress("converting");
-                const conversion = await convert({ files, recipe, limit, split, into: folder });
+                const standards = { limits: quality, cutoffLength };
+                const conversion = await convert({ files, recipe, limit, split, quality: standards, into: folder });
                 return { ...conversion };
             },
         };
@@ -86,6 +92,7 @@ export const dataset: Stage<Inputs> = {
         kept: metric(metrics, "kept"),
         dropped: metric(metrics, "dropped"),
         rows: metric(metrics, "rows"),
+        found: metrics["quality"] === undefined ? {} : foundIn(metrics["quality"] as unknown as Quality),
     }),
 };
 

@@ -4,6 +4,7 @@ import { parseOrExplain } from "./arguments";
 import { attach } from "./bench/attach";
 import type { Benchmark } from "./bench/benchmark";
 import { convert } from "./bench/convert";
+import { examine } from "./bench/examine";
 import { attachOverSsh, bareHostToFirstStep } from "./bench/host";
 import { noopPreview, noopUp, status } from "./bench/idle";
 import { pipeline } from "./bench/pipeline";
@@ -13,7 +14,7 @@ import { stages } from "./bench/stages";
 import { Workplace, type Tools } from "./bench/workplace";
 
 const BENCHMARKS: readonly Benchmark[] = [
-    ...[noopUp, noopPreview, status, stages, pipeline, convert, attach, restore],
+    ...[noopUp, noopPreview, status, stages, pipeline, convert, examine, attach, restore],
     ...[bareHostToFirstStep, attachOverSsh],
 ];
 const NAMES = BENCHMARKS.map(({ name }) => name);

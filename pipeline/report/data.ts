@@ -1,3 +1,4 @@
+import type { Quality } from "../../datasets/quality";
 import type { Json, JsonObject } from "../identity";
 import type { Result } from "../store/store";
 
@@ -26,6 +27,8 @@ export interface ReportData {
         readonly rows: { readonly train: number; readonly validation: number; readonly test: number };
         /** Lengths of question + answer. */
         readonly characters: { readonly p50: number; readonly p95: number; readonly max: number };
+        /** What was found amiss in the rows. */
+        readonly quality?: Quality;
     };
     readonly base: ModelEvaluation;
     readonly tuned: ModelEvaluation;

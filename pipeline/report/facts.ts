@@ -1,3 +1,4 @@
+import { FINDINGS, MEANINGS } from "../../datasets/quality";
 import { leaves } from "../identity";
 import type { ReportData } from "./data";
 import { bytes, count, plural } from "./format";
@@ -17,44 +18,64 @@ export function datasetFacts({ dataset }: ReportData): Html {
             <td>${share(number)}</td>
         </tr>`;
     return html`<div class="columns">
-        <table class="numbers">
-            <caption>
-                From the source to the rows that are kept
-            </caption>
-            <thead>
-                <tr>
-                    <th scope="col">Rows</th>
-                    <th scope="col">Number</th>
-                    <th scope="col">Share</th>
-                </tr>
-            </thead>
-            <tbody>
-                <tr>
-                    <th scope="row">Read</th>
-                    <td>${count(scanned)}</td>
-                    <td>${share(scanned)}</td>
-                </tr>
-                ${dropped.map(reason)}
-                <tr>
-                    <th scope="row">Kept</th>
-                    <td>${count(kept)}</td>
-                    <td>${share(kept)}</td>
-                </tr>
-            </tbody>
-        </table>
-        <div>
-            ${pairs("What the rows are for", [
-                ["Training", count(rows.train)],
-                ["Validation", count(rows.validation)],
-                ["Test (held out)", count(rows.test)],
-            ])}
-            ${pairs("Characters of question and answer", [
-                ["Half have at most", count(characters.p50)],
-                ["95 % have at most", count(characters.p95)],
-                ["The longest has", count(characters.max)],
-            ])}
+            <table class="numbers">
+                <caption>
+                    From the source to the rows that are kept
+                </caption>
+                <thead>
+                    <tr>
+                        <th scope="col">Rows</th>
+                        <th scope="col">Number</th>
+                        <th scope="col">Share</th>
+                    </tr>
+                </thead>
+                <tbody>
+                    <tr>
+                        <th scope="row">Read</th>
+                        <td>${count(scanned)}</td>
+                        <td>${share(scanned)}</td>
+                    </tr>
+                    ${dropped.map(reason)}
+                    <tr>
+                        <th scope="row">Kept</th>
+                        <td>${count(kept)}</td>
+                        <td>${share(kept)}</td>
+                    </tr>
+                </tbody>
+            </table>
+            <div>
+                ${pairs("What the rows are for", [
+                    ["Training", count(rows.train)],
+                    ["Validation", count(rows.validation)],
+                    ["Test (held out)", count(rows.test)],
+                ])}
+                ${pairs("Characters of question and answer", [
+                    ["Half have at most", count(characters.p50)],
+                    ["95 % have at most", count(characters.p95)],
+                    ["The longest has", count(characters.max)],
+                ])}
+            </div>
         </div>
-    </div>`;
+        ${quality(dataset.quality)}`;
+}
+
+/** What was found in the rows, with the first of them; personal data is masked where it is found. */
+function quality(found: ReportData["dataset"]["quality"]): Html | undefined {
+    if (found === undefined) return undefined;
+    const present = FINDINGS.filter((finding) => (found[finding]?.rows ?? 0) > 0);
+    if (present.length === 0) return html`<p>Nothing was found amiss in the rows.</p>`;
+    return html`<h3>Found in the rows</h3>
+        <ul>
+            ${present.map(
+                (finding) =>
+                    html`<li>
+                        Rows that ${MEANINGS[finding]}: ${count(found[finding]?.rows ?? 0)}
+                        <ul class="muted">
+                            ${found[finding]?.examples.map((example) => html`<li>${clipped(example, 300)}</li>`)}
+                        </ul>
+                    </li>`,
+            )}
+        </ul>`;
 }
 
 /** A table of two columns, whose rows explain themselves. */

@@ -6,17 +6,17 @@ import { median, ratioOf, round } from "./result";
 import { writeRows } from "./rows";
 import type { Workplace } from "./workplace";
 
-const ROWS = 180_000;
+export const ROWS = 180_000;
 const scripts = path.join(project, "scripts", "bench");
 
-interface Usage {
+export interface Usage {
     readonly wall: number;
     readonly cpu: number;
     readonly rss: number;
 }
 
 /** A conversion in a process of its own: what it took, and how many rows it kept. */
-async function used(place: Workplace, command: readonly string[]): Promise<Usage & { readonly kept: number }> {
+export async function used(place: Workplace, command: readonly string[]): Promise<Usage & { readonly kept: number }> {
     const wrapped = [place.tools.python, "-IS", path.join(scripts, "usage.py"), ...command] as const;
     const { stdout } = await place.run([...wrapped], { cwd: place.folder });
     const [kept = "", usage = ""] = stdout.trim().split("\n").slice(-2);

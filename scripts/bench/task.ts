@@ -2,6 +2,7 @@ import * as fs from "node:fs";
 import * as path from "node:path";
 import { convert } from "../../datasets/convert";
 import { huatuoLite } from "../../datasets/huatuo-lite";
+import type { Standards } from "../../datasets/quality";
 import type { Split } from "../../datasets/split";
 import { Store } from "../../pipeline/store/store";
 import { randomBytes } from "./random";
@@ -14,6 +15,15 @@ const tasks: Readonly<Record<string, (first: string, second: string) => Promise<
 
     /** The same, divided as a stack's data set is by default. */
     "convert-and-divide": (file, into) => converted(file, into, { validation: 0.1, test: 0.05, seed: 42 }),
+
+    /** The same, with a look at the quality of the rows. */
+    "convert-and-examine": (file, into) =>
+        converted(
+            file,
+            into,
+            { validation: 0.1, test: 0.05, seed: 42 },
+            { limits: { leaks: "100%" }, cutoffLength: 2048 },
+        ),
 
     /** Puts an artifact like an exported model into the store of a home: one large file and a few small ones. */
     async "artifact"(home) {
@@ -36,8 +46,9 @@ const tasks: Readonly<Record<string, (first: string, second: string) => Promise<
     },
 };
 
-async function converted(file: string, into: string, split: Split): Promise<string> {
-    const { kept } = await convert({ files: [file], recipe: huatuoLite, limit: undefined, split, into });
+async function converted(file: string, into: string, split: Split, quality?: Standards): Promise<string> {
+    const examined = quality === undefined ? {} : { quality };
+    const { kept } = await convert({ files: [file], recipe: huatuoLite, limit: undefined, split, into, ...examined });
     return String(kept);
 }
 

@@ -87,6 +87,7 @@ const NOTICE = "A demonstration, not medical advice: answers can be wrong. With 
 const RECIPE = {
     name: "huatuo-lite",
     notice: NOTICE,
+    language: "zh",
     instruction: { constant: "请根据患者的问题给出建议" },
     columns: { input: "question", output: "answer" },
     require: ["label", "question", "answer"],
@@ -181,10 +182,10 @@ export function fieldsOf(
         ...{ model: digest("model"), trained: digest("training"), dataset: digest("dataset"), ...chat },
         ...{ instruction, precision, cutoffLength, threads },
     };
-    const split = { validation: 0.1, test: 0.1, seed: description.splitSeed };
+    const split = { validation: 0.1, test: 0.1, seed: description.splitSeed, together: "same" };
     const fields: Record<StageName, () => JsonObject> = {
         dataset: () => ({
-            ...{ recipe, limit: description.limit, split },
+            ...{ recipe, limit: description.limit, split, quality: { leaks: 0 } },
             content: { files: [sha256(contentOf(rig, description))] },
         }),
         model: () =>

@@ -173,6 +173,21 @@ describe("mistakes", () => {
                 (file: string) =>
                     `${file}: recipe huatuo-lite keeps none of 6 rows (empty label: 6). Check its columns and filters.`,
             ],
+            [
+                "leaking into what is held out",
+                () => {
+                    const please = "请医生看一看这个问题。".repeat(3);
+                    return rig
+                        .sample(60)
+                        .flatMap(({ question, ...row }) => [
+                            { ...row, question: `${please}${JSON.stringify(question)}` },
+                            { ...row, question: `${please}${JSON.stringify(question)}谢谢` },
+                        ])
+                        .map((row) => JSON.stringify(row))
+                        .join("\n");
+                },
+                () => "the data set is refused by its quality limits:\n    leaks: ",
+            ],
         ])("a file that is %s", async (name, content, message) => {
             const file = path.join(rig.project, `${name}.jsonl`);
             rig.write(`${name}.jsonl`, typeof content === "string" ? content : content());

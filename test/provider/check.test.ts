@@ -40,9 +40,10 @@ describe("check", () => {
         expect(failures).toEqual([]);
         expect(inputs).toMatchObject({
             content: { files: [expect.stringMatching(/^[0-9a-f]{64}$/)] },
-            tools: { contract: 2 },
+            tools: { contract: 3 },
             limit: 5000,
-            split: { validation: 0.2, test: 0.1, seed: 42 },
+            split: { validation: 0.2, test: 0.1, seed: 42, together: "same" },
+            quality: { leaks: 0 },
             recipe: { trim: false, lineEndings: "lf" },
         });
         expect(inputs["resolved"]).toBeUndefined();

@@ -39,7 +39,7 @@ describe("a preview", () => {
         expect(id).toBe("");
         expect(outputs).toEqual({
             ...{ key: digest, run: (outputs["key"] as string).slice(0, 12), digest, uri: UNKNOWN, action: "would-run" },
-            facts: { scanned: 20, kept: 20, dropped: {}, rows: { train: 14, validation: 4, test: 2 } },
+            facts: { scanned: 20, kept: 20, dropped: {}, rows: { train: 14, validation: 4, test: 2 }, found: {} },
         });
         expect(await provider.lasting(1)).toEqual([[urnOf("Dataset"), "would run: new"]]);
         expect(existsSync(rig.home)).toBe(false);
@@ -121,7 +121,7 @@ describe("creating a data set", () => {
         const folder = path.join(rig.home, "runs", key, "out");
         expect(outputs).toEqual({
             ...{ key: digest, run: key.slice(0, 12), digest, uri: pathToFileURL(folder).href, action: "ran" },
-            facts: { scanned: 20, kept: 20, dropped: {}, rows: { train: 14, validation: 4, test: 2 } },
+            facts: { scanned: 20, kept: 20, dropped: {}, rows: { train: 14, validation: 4, test: 2 }, found: {} },
             seconds: expect.any(Number) as unknown,
             finishedAt: expect.stringMatching(/^\d{4}-\d\d-\d\dT.*Z$/) as unknown,
         });

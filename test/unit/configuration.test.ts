@@ -43,7 +43,8 @@ test("defaults fill what is left out, and files are found from anywhere", () => 
         ...{ method: "lora", loraRank: 8, learningRate: 5e-5, epochs: 3, maxSamples: 100_000, batchSize: 2 },
         ...{ gradientAccumulation: 8, cutoffLength: 2048, precision: "bf16", seed: 42, threads: 2, llamafactory: {} },
     });
-    expect(configuration.dataset.split).toEqual({ validation: 0.1, test: 0.05, seed: 42 });
+    expect(configuration.dataset.split).toEqual({ validation: 0.1, test: 0.05, seed: 42, together: "same" });
+    expect(configuration.dataset.quality).toEqual({ leaks: 0 });
     expect(configuration.dataset.source).toEqual({ file: path.join(project, "datasets/samples/huatuo-lite.jsonl") });
     expect(configuration.evaluation.prompts).toHaveLength(2);
 });

@@ -39,6 +39,7 @@ const steps = (number: number): ReportData["losses"] =>
         learningRate: 5e-5 * (1 - index / number),
     }));
 
+const none = { rows: 0, examples: [] };
 const data: ReportData = {
     stack: "dev",
     at,
@@ -79,6 +80,12 @@ const data: ReportData = {
         dropped: { "duplicate question": 301, "score below 4": 929, "never": 0 },
         rows: { train: 4250, validation: 500, test: 250 },
         characters: { p50: 118, p95: 212, max: 1043 },
+        quality: {
+            ...{ leaks: none, duplicates: none, emptyAnswers: none, oneWordAnswers: none, otherScript: none },
+            ...{ overCutoff: null, identityNumbers: none, emailAddresses: none },
+            nearDuplicates: { rows: 1, examples: ['row 1 (train) and row 9 (train), 84 % alike: "<Why>?" and "Why?"'] },
+            mobileNumbers: { rows: 2, examples: ['row 7: "138******78"', 'row 8: "199******00"'] },
+        },
     },
     base: evaluation("base", {}),
     tuned: evaluation("tuned", { evalLoss: 0.5904, bleu4: 27.9, rouge1: 48, rouge2: 22, rougeL: 41.4 }),
@@ -188,6 +195,10 @@ describe("what the page says", () => {
 
     test("the data set's rows are accounted for", async () => {
         const text = await textOf();
+        expect(text).toContain(
+            "Found in the rows Rows that ask nearly what an earlier row asks: 1 row 1 (train) and row 9 (train), 84 % alike: " +
+                '"&lt;Why&gt;?" and "Why?" Rows that hold what looks like a Chinese mobile number: 2 row 7: "138******78" row 8: "199******00"',
+        );
         expect(text).toContain("Read 6,230 100.0 % Dropped: score below 4 929 14.9 % Dropped: duplicate question 301");
         expect(text).toContain("Kept 5,000 80.3 %");
         expect(text).toContain("Training 4,250 Validation 500 Test (held out) 250");
