@@ -3,7 +3,7 @@
 import { getStack } from "@pulumi/pulumi/metadata.js";
 import { targetOf } from "./infra/targets";
 import { readConfiguration } from "./pipeline/configuration";
-import { Dataset, Evaluation, Export, Model, Report, Training } from "./pipeline/resources";
+import { Dataset, Evaluation, Export, Model, Report, Service, Training } from "./pipeline/resources";
 
 Error.stackTraceLimit = 0; // 40 % of what the SDK costs per resource
 
@@ -53,9 +53,19 @@ const merged = new Export("export", {
     provenance: { template, recipe, training: configuration.training },
 });
 
+const { enabled, ...serving } = configuration.service;
+const service = enabled
+    ? new Service(
+          "service",
+          { target, model: merged.digest, ...chat, precision, threads, ...serving },
+          { dependsOn: evaluation }, // a model that it refuses is not served
+      )
+    : undefined;
+
 const stages = { dataset, model, training, evaluation, export: merged };
 const page = new Report("report", { stack: getStack(), notice: recipe.notice, stages });
 
 export const trained = training.uri;
 export const exported = merged.uri;
+export const api = service?.uri;
 export const report = page.uri.apply((folder) => `${folder}/report.html`);

@@ -8,10 +8,11 @@ import { project } from "../scripts/locations.cjs";
 import { datasetSettings } from "./dataset";
 import { evaluationSettings } from "./evaluation";
 import { exportSettings } from "./export";
-import { group, problemsOf, unknownKey, type Problem } from "./fields";
+import { flag, group, problemsOf, unknownKey, type Problem } from "./fields";
 import { isObject, type Json, type JsonObject } from "./identity";
 import { checkOptions, checkTemplate } from "./llamafactory/options";
 import { modelSettings } from "./model";
+import { serviceSettings } from "./service";
 import { trainingSettings } from "./training";
 import { UserError } from "./user-error";
 
@@ -24,6 +25,7 @@ const parts = {
     training: group(trainingSettings).prefault({}),
     evaluation: group(evaluationSettings).prefault({}),
     export: group(exportSettings).prefault({}),
+    service: group({ enabled: flag().default(false), ...serviceSettings }).prefault({}),
 };
 
 export type Configuration = { readonly [Part in keyof typeof parts]: z.infer<(typeof parts)[Part]> };

@@ -6,6 +6,7 @@ import type { ExportArgs } from "./export";
 import type { JsonObject } from "./identity";
 import type { ModelArgs } from "./model";
 import type { ReportArgs } from "./report";
+import type { ServiceArgs } from "./service";
 import type { TrainingArgs } from "./training";
 
 /** Names of the stages that this program has declared, in order: what never got its turn is reported as skipped. */
@@ -71,6 +72,16 @@ export class Evaluation extends StageResource {
 export class Export extends StageResource {
     constructor(name: string, args: Inputs<ExportArgs>, options?: CustomResourceOptions) {
         super("Export", name, args, options);
+    }
+}
+
+/** The exported model behind an OpenAI-compatible API; `uri` is its base address, on the target's loopback. */
+export class Service extends StageResource {
+    /** The file, on the target, that has the key which every request must carry. */
+    declare readonly keyFile: Output<string>;
+
+    constructor(name: string, args: Inputs<ServiceArgs>, options?: CustomResourceOptions) {
+        super("Service", name, { ...args, keyFile: undefined }, options);
     }
 }
 

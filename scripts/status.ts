@@ -101,7 +101,8 @@ function describeStack({ stack, stages, problem }: StackStatus, runs: readonly R
     const lines = stages.map(({ name, outputs }) => {
         const run = typeof outputs["run"] === "string" ? outputs["run"] : "";
         const active = runs.find((one) => one.stage === name && isActive(one));
-        const state = active !== undefined ? progress(active) : run === "" ? "interrupted" : finished(outputs);
+        const served = typeof outputs["uri"] === "string" ? `serves at ${outputs["uri"]}` : "interrupted";
+        const state = active !== undefined ? progress(active) : run === "" ? served : finished(outputs);
         return `  ${name.padEnd(11)} ${run.padEnd(13)} ${state}`;
     });
     return [`stack ${stack}`, ...lines];

@@ -1,6 +1,7 @@
 import type { Target } from "../../infra/target";
 import type { Store } from "../store/store";
 import type { Executor } from "./executor";
+import type { Machine } from "./machine";
 
 /**
  * The way to a target, of which no other is loaded. `notice` takes what there is to say about the way itself, such as a
@@ -11,6 +12,15 @@ export async function executorFor(
     store: Store,
     notice: (text: string) => void = () => undefined,
 ): Promise<Executor> {
+    return machineFor(target, store, notice);
+}
+
+/** The same way, to a target that is one machine. */
+export async function machineFor(
+    target: Target,
+    store: Store,
+    notice: (text: string) => void = () => undefined,
+): Promise<Executor & Machine> {
     switch (target.type) {
         case "local": {
             const { LocalExecutor } = await import("./local");

@@ -5,11 +5,12 @@ import { home, project, pythonEnvironment } from "../../scripts/locations.cjs";
 import { UserError } from "../user-error";
 import { Store, type Result } from "../store/store";
 import type { Executor, Garbage, GarbageRequest, Job, RunStatus, Submitted, Supplies } from "./executor";
+import type { Machine, ServiceRequest, ServiceStart, ServiceStatus } from "./machine";
 
 const runner = path.join(project, "pipeline", "runner", "runner.py");
 
 /** Runs jobs on this machine, through the same runner and the same verbs as on any other target. */
-export class LocalExecutor implements Executor {
+export class LocalExecutor implements Executor, Machine {
     private readonly python = path.join(pythonEnvironment(), "bin", "python");
 
     submit(job: Job, supplies: Supplies, again: boolean): Promise<Submitted> {
@@ -46,6 +47,18 @@ export class LocalExecutor implements Executor {
 
     collectGarbage(request: GarbageRequest): Promise<Garbage> {
         return this.run(["gc"], JSON.stringify(request));
+    }
+
+    serve(request: ServiceRequest): Promise<ServiceStart> {
+        return this.run(["serve"], JSON.stringify({ ...request, job: { ...request.job, python: this.python } }));
+    }
+
+    service(port: number, ask: boolean): Promise<ServiceStatus> {
+        return this.run(["service", String(port), ...(ask ? ["--ask"] : [])]);
+    }
+
+    async endService(port: number, owner: string): Promise<void> {
+        await this.run(["end-service", String(port), "--owner", owner]);
     }
 
     private run<Answer>(verb: readonly string[], input = ""): Promise<Answer> {

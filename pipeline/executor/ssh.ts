@@ -13,6 +13,7 @@ import { quote } from "../shell";
 import { readJson, writeJson, type Result, type Store } from "../store/store";
 import { UserError } from "../user-error";
 import type { Executor, Garbage, GarbageRequest, Job, RunStatus, Submitted, Supplies } from "./executor";
+import type { Machine, ServiceRequest, ServiceStart, ServiceStatus } from "./machine";
 
 /** Exit code of ssh when the connection is the trouble; the runner has none so high. */
 const CONNECTION_FAILED = 255;
@@ -37,7 +38,7 @@ interface Hello {
  * is sent along, by the digest of its text. A connection that breaks is made again, and what was asked goes on where
  * it was: the runs are the host's.
  */
-export class SshExecutor implements Executor {
+export class SshExecutor implements Executor, Machine {
     private greeting: Promise<Hello> | undefined;
     /** Where the runner is on the host. */
     private runner = "";
@@ -51,9 +52,7 @@ export class SshExecutor implements Executor {
     ) {}
 
     async submit(job: Job, supplies: Supplies, again: boolean): Promise<Submitted> {
-        const { home } = await this.hello();
-        const python = this.target.python ?? `${home}/miniforge/envs/llama-factory/bin/python`;
-        const payload = { job: { ...job, python }, ...supplies };
+        const payload = { job: { ...job, python: await this.python() }, ...supplies };
         let repeat = again;
         const status = await this.call<Submitted>("submit", [], () => {
             const text = JSON.stringify({ ...payload, again: repeat });
@@ -138,6 +137,24 @@ export class SshExecutor implements Executor {
 
     collectGarbage(request: GarbageRequest): Promise<Garbage> {
         return this.call("gc", [], () => JSON.stringify(request));
+    }
+
+    async serve(request: ServiceRequest): Promise<ServiceStart> {
+        const job = { ...request.job, python: await this.python() };
+        return this.call("serve", [], () => JSON.stringify({ ...request, job }));
+    }
+
+    service(port: number, ask: boolean): Promise<ServiceStatus> {
+        return this.call("service", [String(port), ...(ask ? ["--ask"] : [])]);
+    }
+
+    async endService(port: number, owner: string): Promise<void> {
+        await this.call("end-service", [String(port), "--owner", owner]);
+    }
+
+    /** Python of the environment with LLaMA-Factory. */
+    private async python(): Promise<string> {
+        return this.target.python ?? `${(await this.hello()).home}/miniforge/envs/llama-factory/bin/python`;
     }
 
     /** Brings the copy of a run's file here up to date. It only grows, and its beginning is that of the host's. */

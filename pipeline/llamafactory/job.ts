@@ -49,15 +49,20 @@ export function llamafactoryRun(run: {
         stays,
         stoppable,
         preload: hub ? [] : ["llamafactory.train.tuner"],
-        environment: {
-            ...(hub ? {} : { HF_HUB_OFFLINE: "1" }),
-            OMP_NUM_THREADS: String(threads),
-            // The order of peft's sets is in the files that it writes.
-            PYTHONHASHSEED: "0",
-            // Otherwise torch starts a process that imports torch again, for a compiler that is not used.
-            TORCHINDUCTOR_COMPILE_THREADS: "1",
-            TOKENIZERS_PARALLELISM: "false",
-        },
+        environment: environmentOf(threads, hub),
+    };
+}
+
+/** Variables of a program of LLaMA-Factory's. Only one that is to download from a hub can. */
+export function environmentOf(threads: number, hub = false): Record<string, string> {
+    return {
+        ...(hub ? {} : { HF_HUB_OFFLINE: "1" }),
+        OMP_NUM_THREADS: String(threads),
+        // The order of peft's sets is in the files that it writes.
+        PYTHONHASHSEED: "0",
+        // Otherwise torch starts a process that imports torch again, for a compiler that is not used.
+        TORCHINDUCTOR_COMPILE_THREADS: "1",
+        TOKENIZERS_PARALLELISM: "false",
     };
 }
 

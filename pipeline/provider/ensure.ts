@@ -162,7 +162,8 @@ function refuseElsewhere(key: string, { store, target }: Surroundings): void {
     );
 }
 
-function placeOf(target: Target): string {
+/** Where a target keeps what it has. */
+export function placeOf(target: Target): string {
     return target.type === "ssh" ? `${target.user}@${target.host}:${target.port} ${target.home}` : target.type;
 }
 
@@ -236,7 +237,10 @@ async function follow(first: RunStatus, surroundings: Surroundings): Promise<Res
 }
 
 /** Waits for something, but not beyond the moment at which the update is cancelled. */
-async function orDetached<Value>(value: Promise<Value>, { cancelled }: Surroundings): Promise<Value> {
+export async function orDetached<Value>(
+    value: Promise<Value>,
+    { cancelled }: { readonly cancelled: AbortSignal },
+): Promise<Value> {
     if (cancelled.aborted) throw new Detached();
     let stop: () => void = () => undefined;
     const abort = new Promise<never>((_, reject) => {

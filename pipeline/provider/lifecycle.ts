@@ -79,6 +79,11 @@ export class Lifecycle {
         this.cancellation.abort();
     }
 
+    /** Aborted when it is cancelled. */
+    get cancelled(): AbortSignal {
+        return this.cancellation.signal;
+    }
+
     /** Validates, fills in defaults and resolves what only a look at the world can tell. Unknown values pass. */
     async check(urn: string, news: JsonObject, olds: JsonObject | undefined): Promise<Checked> {
         const stage = stageOf(urn);

@@ -8,6 +8,7 @@ import { Store } from "../store/store";
 import type { HostLifecycle, HostRepairsLifecycle } from "./host";
 import { Lifecycle, type Log } from "./lifecycle";
 import { serveProvider } from "./protocol";
+import type { ServiceLifecycle } from "./service";
 
 const SECOND = 1000;
 
@@ -64,13 +65,24 @@ const store = new Store(home());
 const log = engineLog(process.argv[2]);
 let hosts: Promise<{ Host: HostLifecycle; HostRepairs: HostRepairsLifecycle }> | undefined;
 const lifecycle = new Lifecycle(store, executorFor, log);
-serveProvider(server, lifecycle, async () => {
-    hosts ??= import("./host").then(({ HostLifecycle, HostRepairsLifecycle }) => {
-        const Host = new HostLifecycle(store, log);
-        return { Host, HostRepairs: new HostRepairsLifecycle(Host) };
-    });
-    return hosts;
-});
+let services: Promise<ServiceLifecycle> | undefined;
+serveProvider(
+    server,
+    lifecycle,
+    () => {
+        hosts ??= import("./host").then(({ HostLifecycle, HostRepairsLifecycle }) => {
+            const Host = new HostLifecycle(store, log);
+            return { Host, HostRepairs: new HostRepairsLifecycle(Host) };
+        });
+        return hosts;
+    },
+    () => {
+        services ??= import("./service").then(
+            ({ ServiceLifecycle }) => new ServiceLifecycle(store, log, lifecycle.cancelled),
+        );
+        return services;
+    },
+);
 
 // A client that was killed cannot cancel: without this the engine would follow a run for hours, holding the lock.
 const client = Number(process.env["RETUNE_CLIENT_PID"] ?? 0);

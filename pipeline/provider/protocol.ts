@@ -13,17 +13,19 @@ import { UserError } from "../user-error";
 import { Interrupted, type Lifecycle, type ResourceLifecycle } from "./lifecycle";
 
 /**
- * Pulumi's resource provider protocol: stages are served by one lifecycle, hosts and their repairs by others. Facts about it are in the
- * engine's own tests.
+ * Pulumi's resource provider protocol: stages are served by one lifecycle; hosts, their repairs and services by others.
+ * Facts about it are in the engine's own tests.
  */
 export function serveProvider(
     server: grpc.Server,
     stages: Lifecycle,
     hosts: () => Promise<Readonly<Record<"Host" | "HostRepairs", ResourceLifecycle>>>,
+    services: () => Promise<ResourceLifecycle>,
 ): void {
     const of = async (urn: string): Promise<ResourceLifecycle> => {
         if (urn.includes("finetune:infra:Host::")) return (await hosts()).Host;
-        return urn.includes("finetune:infra:HostRepairs::") ? (await hosts()).HostRepairs : stages;
+        if (urn.includes("finetune:infra:HostRepairs::")) return (await hosts()).HostRepairs;
+        return urn.includes("finetune:pipeline:Service::") ? services() : stages;
     };
     const answer =
         <Request, Response>(handle: (request: Request) => Promise<Response> | Response) =>

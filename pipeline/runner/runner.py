@@ -15,6 +15,13 @@ Every one of these prints one JSON object. For a client on another machine there
     runner.py send    --home H DIGEST    writes an artifact to stdout, from where the last try broke off
     runner.py read    --home H KEY       [--file NAME] [--cursor N] a file of a run from byte N, as it is
 
+Of a service, which answers requests for as long as it is wanted (front.py has its port), and of a client at work:
+
+    runner.py serve       --home H          on stdin, what a port is to serve; answers the service's status at once
+    runner.py service     --home H PORT     [--ask] its status; --ask also asks it something
+    runner.py end-service --home H PORT     ends it and removes its folder
+    runner.py service-key --home H PORT     its key, as it is
+
 Layout below H, everything in it written to a temporary name, synced and renamed:
 
     runs/KEY/job.json      what to do: kind, program, parameters, inputs (name -> digest), expected files
@@ -25,6 +32,7 @@ Layout below H, everything in it written to a temporary name, synced and renamed
     runs/KEY/result.json   digest, files, metrics; written last, only by a run that succeeded
     store/DIGEST/          an artifact; store/DIGEST.json, written after it, lists its files
     store/.incoming/       artifacts of which a part has arrived
+    services/PORT/         of a service: its key, what is wanted of it, its state and log; a folder for each model
     verified/DIGEST.json   how its files looked when they were last hashed: what was not touched since is not read again
 
 A run belongs to a supervisor: a detached process that holds a lock on runs/KEY/lock for as long as it lives, so that
@@ -44,6 +52,7 @@ import json
 import os
 import re
 import runpy
+import secrets
 import select
 import selectors
 import shutil
@@ -403,13 +412,9 @@ def leave_login(run: Run) -> None:
     that outlives the last logout. Without systemd, or where it refuses, its own session has to do, and mostly does:
     logind's KillUserProcesses is off unless somebody has set it.
     """
-    if not Path("/run/systemd/system").is_dir():
+    instance = lasting_manager()
+    if instance is None:
         return
-    if os.getuid() != 0:
-        import pwd
-
-        if not Path("/var/lib/systemd/linger", pwd.getpwuid(os.getuid()).pw_name).exists():
-            return
     # Delegate: else a newer systemd ends the supervisor with a program that ran out of memory.
     properties = f"PIDs au 1 {os.getpid()} CollectMode s inactive-or-failed Delegate b true".split()
     name = f"retune-{run.key[:12]}-{os.getpid()}.scope"
@@ -417,13 +422,25 @@ def leave_login(run: Run) -> None:
     call = ["call", *manager, "StartTransientUnit", "ssa(sv)a(sa(sv))", name, "fail", "3", *properties, "0"]
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
         subprocess.run(
-            ["busctl", "--system" if os.getuid() == 0 else "--user", *call],
+            ["busctl", f"--{instance}", *call],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             timeout=10,
             check=False,
         )
+
+
+def lasting_manager():
+    """The manager of systemd, system or user, whose units outlive the login; None where there is none."""
+    if not Path("/run/systemd/system").is_dir():
+        return None
+    if os.getuid() == 0:
+        return "system"
+    import pwd
+
+    lingers = Path("/var/lib/systemd/linger", pwd.getpwuid(os.getuid()).pw_name).exists()
+    return "user" if lingers else None
 
 
 def lay_out(run: Run, payload: dict) -> None:
@@ -439,10 +456,10 @@ def lay_out(run: Run, payload: dict) -> None:
     for name, source in payload["programs"].items():
         (programs / name).write_text(source, "utf-8")
     write_json(run.folder / "job.json", payload["job"])
-    secrets = run.secrets_file()
-    secrets.unlink(missing_ok=True)
+    hidden = run.secrets_file()
+    hidden.unlink(missing_ok=True)
     if payload.get("secrets"):
-        with os.fdopen(os.open(secrets, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        with os.fdopen(os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             json.dump(payload["secrets"], file)
 
 
@@ -718,11 +735,14 @@ def collect_garbage(home: Path, request: dict) -> dict:
             item |= {"kept": True, "why": "it has just been started"}
         items.append(item)
     needed = set().union(*(made[key] | inputs[key] for key in reasons))
+    served = {(read_json(file) or {}).get("digest") for file in home.glob("services/*/wanted.json")}
     for manifest in (home / "store").glob("*.json"):
         folder = manifest.with_suffix("")
-        kept = folder.name in needed
+        kept = folder.name in needed | served
         fresh = max(0, present - manifest.stat().st_mtime) < request["graceSeconds"]
-        why = "of a run that is kept" if kept else "new" if fresh else "no run that is kept has it"
+        why = "new" if fresh else "no run that is kept has it"
+        if kept:
+            why = "of a run that is kept" if folder.name in needed else "a service has it"
         item = {"what": "artifact", "name": folder.name, "size": size_of(folder), "kept": kept or fresh, "why": why}
         if not item["kept"] and not request["dryRun"]:
             manifest.unlink()  # first: without it the folder counts as absent, however far its removal gets
@@ -793,6 +813,141 @@ def remove_run(run: Run) -> bool:
         (run.folder / "result.json").unlink(missing_ok=True)
         shutil.rmtree(run.folder, ignore_errors=True)
     return True
+
+
+# --- services ---------------------------------------------------------------------------------------------------------
+
+
+def lay_out_program(home: Path, folder: Path, payload: dict) -> None:
+    """A folder for a program that is no run: its job, its sources, and its inputs in the working folder."""
+    job = payload["job"]
+    (folder / "work").mkdir(parents=True, exist_ok=True)
+    (folder / "programs").mkdir(exist_ok=True)
+    for name, source in payload["programs"].items():
+        (folder / "programs" / name).write_text(source, "utf-8")
+    write_json(folder / "job.json", job)
+    for name, digest in job["inputs"].items():
+        damage = damage_of(home, digest)
+        if damage:
+            raise SystemExit(f"its {name} ({digest[:12]}) {damage}: `npm run refresh`, then `npm run up` bring it back")
+        link = folder / "work" / name
+        link.unlink(missing_ok=True)
+        link.symlink_to((home / "store" / digest).resolve())
+
+
+def serve(home: Path, payload: dict) -> dict:
+    """Sees to it that a port serves this model, or will: its front goes on by itself. Answers with the attempt."""
+    port, owner, key = payload["port"], payload["owner"], payload["job"]["key"]
+    folder = home / "services" / str(port)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        before = service(home, port)
+        if before["state"] == "up" and before["owner"] != owner:
+            raise SystemExit(f"port {port} is that of {before['owner']}: set service.port")
+        wanted = read_json(folder / "wanted.json") or {}
+        if before["state"] == "up" and key in (before["active"], before["starting"]):
+            return {**before, "attempt": wanted.get("attempt"), "started": False}
+        attempt = int(number(wanted, "attempt")) + 1
+        model = folder / str(attempt)
+        lay_out_program(home, model, payload)
+        if wanted.get("owner", owner) != owner:  # its clients' key is not to be this one's
+            (folder / "key").unlink(missing_ok=True)
+        if not (folder / "key").exists():
+            with os.fdopen(os.open(folder / "key", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+                file.write(f"{secrets.token_urlsafe(32)}\n")
+        digest = payload["job"]["inputs"]["model"]
+        wanted = {"port": port, "owner": owner, "attempt": attempt, "digest": digest, "folder": str(model)}
+        write_json(folder / "wanted.json", {**wanted, "job": payload["job"]})
+        if before["state"] != "up":
+            # Stale ones of a front that is gone would be taken for those of this attempt.
+            (folder / "state.json").unlink(missing_ok=True)
+            start_front(folder, model / "programs" / "front.py", port)
+        for old in folder.glob("[0-9]*"):
+            if int(old.name) not in (attempt, before.get("attempt")):
+                shutil.rmtree(old, ignore_errors=True)
+        return {**service(home, port), "attempt": attempt, "started": True}
+
+
+def start_front(folder: Path, program: Path, port: int) -> None:
+    """Starts the front as a unit of systemd, where one outlives the login; else in a session of its own."""
+    program.with_name("runner.py").write_text(Path(__file__).read_text("utf-8"), "utf-8")
+    command = [sys.executable, str(program), str(folder)]
+    state = folder / "state.json"
+    if manager := lasting_manager():
+        kept = [f"--setenv={name}" for name in (*INHERITED, "XDG_RUNTIME_DIR", "PATH", "HOME") if name in os.environ]
+        unit = f"--unit=retune-service-{port}-{os.getpid()}"
+        run = ["systemd-run", f"--{manager}", unit, "--collect", "--quiet", *kept, "--", *command]
+        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            if subprocess.run(run, **quiet, timeout=10, check=False).returncode == 0:
+                return wait_for(state)
+    with (folder / "front.log").open("w") as log:
+        front = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    return wait_for(state, front)
+
+
+def wait_for(state: Path, front=None) -> None:
+    """Until the front has said something of itself."""
+    until = time.monotonic() + 20
+    while not state.exists():
+        if time.monotonic() > until or (front is not None and front.poll() is not None):
+            said = tail(state.with_name("front.log"), 2000).strip()
+            raise SystemExit(
+                f"the service's front did not start: {said.splitlines()[-1] if said else 'it said nothing'}"
+            )
+        time.sleep(0.02)
+
+
+def service(home: Path, port: int, ask: bool = False) -> dict:
+    """What a port serves: `state` is absent, up (its front is there; `active` is what answers) or down, and why."""
+    folder = home / "services" / str(port)
+    state = read_json(folder / "state.json") or {}
+    answer = {"boot": boot_id(), "state": "absent", "failed": state.get("failed")}
+    if not (folder / "wanted.json").exists():
+        return answer
+    why = why_lost(state)
+    if why:
+        return {**answer, "state": "down", "reason": state.get("reason") or why}
+    active, starting = state.get("active") or {}, state.get("starting") or {}
+    keys = {"active": active.get("key"), "starting": starting.get("key"), "phase": starting.get("phase")}
+    answer |= {"state": "up", "owner": state["owner"], **keys, "reason": None, "attempt": active.get("attempt")}
+    if ask and active and not answers(folder, port):
+        answer |= {"active": None, "reason": "it does not answer"}
+    return answer
+
+
+def answers(folder: Path, port: int) -> bool:
+    import http.client  # slow, and of use here only
+
+    headers = {"Authorization": f"Bearer {(folder / 'key').read_text('utf-8').strip()}"}
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    with contextlib.suppress(OSError, http.client.HTTPException), contextlib.closing(connection):
+        connection.request("GET", "/v1/models", headers=headers)
+        return connection.getresponse().status == 200
+    return False
+
+
+def end_service(home: Path, port: int, owner: str) -> dict:
+    """Ends a service, unless it has become that of another."""
+    folder = home / "services" / str(port)
+    if not folder.is_dir():
+        return {"state": "absent"}
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        state = read_json(folder / "state.json") or {}
+        if (state.get("owner") or owner) != owner:
+            return service(home, port)
+        if why_lost(state) is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(state["pid"], signal.SIGTERM)
+            until = time.monotonic() + 20
+            while why_lost(state) is None:
+                if time.monotonic() > until:
+                    os.kill(state["pid"], signal.SIGKILL)
+                time.sleep(0.05)
+        shutil.rmtree(folder, ignore_errors=True)
+    return {"state": "absent"}
 
 
 # --- artifacts on their way -------------------------------------------------------------------------------------------
@@ -951,9 +1106,9 @@ def converse(run: Run, job: dict, seconds: float, kills: int):
     software that ran it.
     """
     connection = connect(job)
-    secrets = read_json(run.secrets_file()) or {}
+    hidden = read_json(run.secrets_file()) or {}
     run.secrets_file().unlink(missing_ok=True)
-    request = {"folder": str(run.folder), "program": job["program"], "secrets": secrets}
+    request = {"folder": str(run.folder), "program": job["program"], "secrets": hidden}
     with contextlib.suppress(BrokenPipeError):  # then there is no answer either
         connection.sendall(json.dumps(request).encode() + b"\n")
     connection.settimeout(0.2)
@@ -1157,12 +1312,16 @@ def main() -> None:
         return worker(Path(sys.argv[2]), sys.argv[3:])
     parser = argparse.ArgumentParser(description="Runs the jobs of Retune on a target.")
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for verb in ("submit", "list", "gc", "hello", "missing"):
+    for verb in ("submit", "list", "gc", "hello", "missing", "serve"):
         verbs.add_parser(verb)
     for verb in ("status", "stop", "read"):
         verbs.add_parser(verb).add_argument("key")
     for verb in ("receive", "send"):
         verbs.add_parser(verb).add_argument("digest")
+    for verb in ("service", "end-service", "service-key"):
+        verbs.add_parser(verb).add_argument("port", type=int)
+    verbs.choices["service"].add_argument("--ask", action="store_true")
+    verbs.choices["end-service"].add_argument("--owner", required=True)
     for verb in verbs.choices.values():
         verb.add_argument("--home", type=Path, required=True)
     for verb in ("status", "read"):
@@ -1197,6 +1356,14 @@ def act(given) -> None:
             answer = receive(home, given.digest)
         case "send":
             return send(home, given.digest)
+        case "serve":
+            answer = serve(home, json.load(sys.stdin.buffer))
+        case "service":
+            answer = service(home, given.port, given.ask)
+        case "end-service":
+            answer = end_service(home, given.port, given.owner)
+        case "service-key":
+            return copy_to_stdout(home / "services" / str(given.port) / "key", 0)
         case "read":
             return copy_to_stdout(Run(home, given.key).folder / given.file, given.cursor)
     print(json.dumps(answer))

@@ -1,11 +1,11 @@
 import { execFileSync, spawn, spawnSync, type ChildProcess } from "node:child_process";
 import * as fs from "node:fs";
-import * as net from "node:net";
 import * as path from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { cache } from "../../scripts/locations.cjs";
 import { eventually } from "./processes";
 import { all, digestsOf, Rig, type Answer } from "./rig";
+import { freePort } from "../free-port";
 
 const MOTO = "moto[server,s3]==5.2.5";
 const BUCKET = "models";
@@ -19,14 +19,6 @@ function moto(): string {
         execFileSync(path.join(folder, "bin", "pip"), ["install", "--quiet", MOTO]);
     }
     return program;
-}
-
-async function freePort(): Promise<number> {
-    const server = net.createServer().listen(0, "127.0.0.1");
-    await new Promise((resolve) => server.once("listening", resolve));
-    const { port } = server.address() as net.AddressInfo;
-    await new Promise((resolve) => server.close(resolve));
-    return port;
 }
 
 const rclone = spawnSync("rclone", ["version"]).status === 0;

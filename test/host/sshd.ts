@@ -4,6 +4,7 @@ import * as net from "node:net";
 import * as os from "node:os";
 import * as path from "node:path";
 import { childrenOf, commandOf, eventually, processes } from "../engine/processes";
+import { freePort } from "../free-port";
 
 const SSHD = "/usr/sbin/sshd";
 
@@ -168,14 +169,6 @@ export class Sshd {
         await eventually("the host's workers end", () => workers().length === 0);
         fs.rmSync(this.folder, { recursive: true, force: true, maxRetries: 5 });
     }
-}
-
-async function freePort(): Promise<number> {
-    const server = net.createServer();
-    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-    const { port } = server.address() as net.AddressInfo;
-    await new Promise((resolve) => server.close(resolve));
-    return port;
 }
 
 function isListening(port: number): Promise<boolean> {

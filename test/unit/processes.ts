@@ -44,7 +44,7 @@ export function read(file: string): string {
     }
 }
 
-export async function until(condition: () => boolean): Promise<void> {
+export async function until(condition: () => boolean | Promise<boolean>): Promise<void> {
     await vi.waitUntil(condition, { timeout: 15_000, interval: 10 });
 }
 

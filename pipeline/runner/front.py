@@ -1,0 +1,387 @@
+"""The front of a service: owns its port and key, and passes each request on to the model that serves now.
+
+    front.py FOLDER      FOLDER is services/PORT of a RETUNE_HOME: see runner.py
+
+The model is a process of its own behind a socket that only this user reaches. Another model comes up beside it, is
+asked one question, and only then gets the next request; the old one ends when it has answered all of its own. One that
+does not come up changes nothing. What to serve is in wanted.json, what became of it in state.json.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hmac
+import http.client
+import http.server
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import runner
+
+# Seconds between two looks at what is wanted, and at the processes.
+PERIOD = 0.1
+# Seconds that an old model has to finish its answers, and that a new one has for its first.
+PATIENCE = 600
+# Bytes of a request; a text that long is beyond any model.
+LARGEST_REQUEST = 1 << 24
+# Bytes of the log, and as many of the one before.
+LARGEST_LOG = 1 << 22
+# Headers that belong to one connection, not to a request.
+OF_THE_CONNECTION = {"connection", "keep-alive", "transfer-encoding", "host", "content-length", "upgrade", "te"}
+
+
+class Log:
+    """What the models print. Where it cannot be written nothing is lost but the log."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.lock = threading.Lock()
+
+    def write(self, data: bytes) -> None:
+        with self.lock, contextlib.suppress(OSError):
+            with self.path.open("ab") as file:
+                file.write(data)
+            if self.path.is_file() and self.path.stat().st_size > LARGEST_LOG:
+                self.path.replace(self.path.with_name("log.before"))
+
+
+class Model:
+    """One model and its process."""
+
+    def __init__(self, wanted: dict, key: str, log: Log):
+        self.wanted = wanted
+        self.folder = Path(wanted["folder"])
+        self.since = runner.now()
+        self.inflight = 0
+        self.lock = threading.Lock()
+        self.said = b""
+        self.ready = threading.Event()
+        self.problem = None
+        self.phase = "loading the model"
+        self.kills = runner.memory_kills()
+        job = wanted["job"]
+        self.address = runner.runtime_folder() / f"service-{os.getpid()}-{wanted['attempt']}.sock"
+        self.address.unlink(missing_ok=True)
+        (self.folder / "work" / "outcome.json").unlink(missing_ok=True)
+        environment = {**os.environ, **job["environment"]}
+        # Without its bytecode LLaMA-Factory takes 2.4 x as long to import.
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        # From the thread that lives as long as this process: the model dies with it.
+        self.process = subprocess.Popen(
+            [job["python"], str(self.folder / "programs" / job["program"])],
+            cwd=self.folder / "work",
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=runner.die_with_parent,
+        )
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.write(json.dumps({"key": key, "socket": str(self.address)}).encode() + b"\n")
+            self.process.stdin.close()
+        threading.Thread(target=self.listen, args=(log,), daemon=True).start()
+        threading.Thread(target=self.come_up, args=(key,), daemon=True).start()
+
+    def listen(self, log: Log) -> None:
+        while block := os.read(self.process.stdout.fileno(), 1 << 16):
+            self.said = (self.said + block)[-4000:]
+            log.write(block)
+
+    def come_up(self, key: str) -> None:
+        """Waits until the model listens, and asks it one question."""
+        while self.process.poll() is None:
+            if self.address.exists() and self.listens():
+                break
+            time.sleep(PERIOD)
+        else:
+            return
+        self.phase = "asking it a question"
+        question = {"model": "", "messages": [{"role": "user", "content": "?"}], "max_tokens": 4, "temperature": 0}
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
+        try:
+            connection = self.connect()
+            connection.request("POST", "/v1/chat/completions", json.dumps(question).encode(), headers)
+            answer = connection.getresponse()
+            text = answer.read().decode("utf-8", "replace")
+            if answer.status != 200 or not isinstance(json.loads(text)["choices"][0]["message"]["content"], str):
+                raise ValueError(f"it answered {answer.status}: {text[:200]}")
+            self.ready.set()
+        except (OSError, ValueError, LookupError, TypeError, http.client.HTTPException) as error:
+            self.problem = f"the model was loaded, but did not answer a question: {error}"
+
+    def listens(self) -> bool:
+        with contextlib.suppress(OSError):
+            self.connect().connect()
+            return True
+        return False
+
+    def connect(self) -> http.client.HTTPConnection:
+        return UnixConnection(self.address)
+
+    def why_ended(self) -> str:
+        """Why its process ended, in words."""
+        code = self.process.wait()
+        outcome = runner.read_json(self.folder / "work" / "outcome.json") or {}
+        said = self.said.decode("utf-8", "replace")
+        if "error" in outcome:
+            return outcome["error"]
+        if code == -signal.SIGKILL:
+            if runner.memory_kills() > self.kills:
+                return "the machine ran out of memory, and the kernel killed the process (signal 9)"
+            return "its process was killed (signal 9); where nobody did it, the machine ran out of memory"
+        if code < 0:
+            return f"its process was ended by {signal.Signals(-code).name}"
+        errors = re.findall(r"^[\w.]*(?:Error|Exception|Interrupt)\b.*$", said, re.MULTILINE)
+        return errors[-1] if errors else f"its process ended with code {code}"
+
+    def end(self, patience: float) -> None:
+        """Lets it finish its answers, for so many seconds, and ends it."""
+        until = time.monotonic() + patience
+        while self.inflight > 0 and self.process.poll() is None and time.monotonic() < until:
+            time.sleep(PERIOD)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGTERM)
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+        self.address.unlink(missing_ok=True)
+
+    def described(self) -> dict:
+        wanted = self.wanted
+        return {"key": wanted["job"]["key"], "attempt": wanted["attempt"], "pid": self.process.pid}
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, address: Path):
+        super().__init__("localhost", timeout=PATIENCE)
+        self.address = address
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self.address))
+
+
+class Front:
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.key = (folder / "key").read_text("utf-8").strip()
+        self.log = Log(folder / "log")
+        self.active = None
+        self.starting = None
+        self.failed = None
+        self.reason = None
+        self.seen = None
+        self.written = None
+        self.ending = False
+        self.wanted = self.read_wanted()
+
+    def read_wanted(self):
+        """What is wanted now; None where that is what it was at the last look."""
+        file = self.folder / "wanted.json"
+        with contextlib.suppress(FileNotFoundError):
+            stat = file.stat()
+            mark = (stat.st_ino, stat.st_mtime_ns)
+            if mark != self.seen:
+                self.seen = mark
+                return runner.read_json(file)
+        return None
+
+    def run(self) -> None:
+        """Until it is ended, or there is nothing that it could serve."""
+        for one in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(one, lambda *_: setattr(self, "ending", True))
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        wanted = self.wanted
+        owner, port = wanted["owner"], wanted["port"]
+        try:
+            # Loopback only: whoever is to reach it from elsewhere comes through a tunnel.
+            server = Server(("127.0.0.1", port), handler_of(self))
+        except OSError as error:
+            self.failed = {"attempt": wanted["attempt"], "reason": f"port {port} cannot be had: {error.strerror}"}
+            if error.errno == errno.EADDRINUSE:
+                self.failed["reason"] = f"port {port} is taken by another program on this machine: set service.port"
+            self.tell(owner)
+            return
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        while not self.ending:
+            if wanted is not None:
+                owner = wanted["owner"]
+                self.begin(wanted)
+            self.look()
+            self.tell(owner)
+            if self.active is None and self.starting is None:
+                break  # the next start is that of another front
+            time.sleep(PERIOD)
+            wanted = self.read_wanted()
+        server.shutdown()
+        for model in (self.starting, self.active):
+            if model is not None:
+                model.end(0)
+
+    def begin(self, wanted: dict) -> None:
+        if self.starting is not None:
+            threading.Thread(target=self.starting.end, args=(0,)).start()
+        self.starting = None
+        try:
+            self.starting = Model(wanted, self.key, self.log)
+        except OSError as error:
+            self.failed = {"attempt": wanted["attempt"], "reason": runner.explain(error)}
+
+    def look(self) -> None:
+        """Swaps to a model that has come up, gives up one that has not, and notes one that has ended."""
+        new = self.starting
+        if new is not None and new.ready.is_set():
+            old, self.active, self.starting, self.failed, self.reason = self.active, new, None, None, None
+            if old is not None:
+                threading.Thread(target=old.end, args=(PATIENCE,)).start()
+        elif new is not None and (new.problem or new.process.poll() is not None):
+            reason = new.problem or new.why_ended()
+            said = new.said.decode("utf-8", "replace")
+            self.failed = {"attempt": new.wanted["attempt"], "reason": reason, "log": said}
+            self.starting = None
+            new.end(0)
+        if self.active is not None and self.active.process.poll() is not None:
+            self.reason = self.active.why_ended()
+            self.active.address.unlink(missing_ok=True)
+            self.active = None
+
+    def tell(self, owner: str) -> None:
+        """Writes state.json where it has changed; where that fails, as on a full disk, the next look tries again."""
+        state = {**runner.me(), "bootedAt": None, "owner": owner, "failed": self.failed, "reason": self.reason}
+        if self.active is not None:
+            state["active"] = self.active.described()
+        if self.starting is not None:
+            state["starting"] = {**self.starting.described(), "phase": self.starting.phase}
+        if state == self.written:
+            return
+        with contextlib.suppress(OSError):
+            runner.write_json(self.folder / "state.json", state)
+            self.written = state
+
+    def take(self):
+        """The model that the next request is for, which then waits for it; None where there is none."""
+        model = self.active
+        if model is None:
+            return None
+        with model.lock:
+            model.inflight += 1
+        return model
+
+    def give_back(self, model: Model) -> None:
+        with model.lock:
+            model.inflight -= 1
+
+
+class Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+    allow_reuse_address = True
+
+    def handle_error(self, request, client_address) -> None:
+        """A client that has gone away is nothing to tell."""
+
+
+def handler_of(front: Front) -> type:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        server_version = "retune"
+        sys_version = ""
+        timeout = 300
+
+        def log_message(self, *_args) -> None:
+            """Requests are nobody's business: what patients ask is in them."""
+
+        def serve(self) -> None:
+            length = self.headers.get("Content-Length", "0")
+            if "Transfer-Encoding" in self.headers or not length.isdigit():
+                return self.refuse(411, "a request must say its length", "length_required", unread=True)
+            if int(length) > LARGEST_REQUEST:
+                most = f"a request has at most {LARGEST_REQUEST} bytes"
+                return self.refuse(413, most, "request_too_large", unread=True)
+            body = self.rfile.read(int(length))
+            given = self.headers.get("Authorization", "")
+            if not hmac.compare_digest(given.encode(), f"Bearer {front.key}".encode()):
+                return self.refuse(401, "this service wants its key: Authorization: Bearer …", "invalid_api_key")
+            headers = {k: v for k, v in self.headers.items() if k.lower() not in OF_THE_CONNECTION}
+            while (model := front.take()) is not None:
+                try:
+                    connection = model.connect()
+                    try:
+                        connection.connect()
+                    except OSError:
+                        # It has just ended: the next look knows, and which other model serves then.
+                        time.sleep(PERIOD)
+                        continue
+                    return self.relay(model, connection, body, headers)
+                finally:
+                    front.give_back(model)
+            why = front.reason or "it is just coming up"
+            return self.refuse(503, f"no model is served: {why}", "no_model")
+
+        def relay(self, model: Model, connection: http.client.HTTPConnection, body: bytes, headers: dict) -> None:
+            with contextlib.closing(connection):
+                try:
+                    connection.request(self.command, self.path, body, headers)
+                    answer = connection.getresponse()
+                except (OSError, http.client.HTTPException):
+                    return self.refuse(502, "the model's process ended before it answered", "model_ended")
+                self.send_response(answer.status)
+                for name, value in answer.getheaders():
+                    if name.lower() not in OF_THE_CONNECTION | {"date", "server"}:
+                        self.send_header(name, value)
+                self.send_header("X-Retune-Model", model.wanted["digest"][:12])
+                length = answer.getheader("Content-Length")
+                self.send_header(*(("Transfer-Encoding", "chunked") if length is None else ("Content-Length", length)))
+                self.end_headers()
+                try:
+                    while block := answer.read1(1 << 16):
+                        self.wfile.write(b"%x\r\n%s\r\n" % (len(block), block) if length is None else block)
+                    if length is None:
+                        self.wfile.write(b"0\r\n\r\n")
+                except (OSError, http.client.HTTPException):
+                    self.close_connection = True  # half an answer must not look like a whole one
+            return None
+
+        def refuse(self, status: int, message: str, code: str, unread: bool = False) -> None:
+            kind = "invalid_request_error" if status < 500 else "server_error"
+            body = json.dumps({"error": {"message": message, "type": kind, "code": code}}).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            if unread:
+                self.close_connection = True
+                self.send_header("Connection", "close")
+            self.end_headers()
+            self.wfile.write(body)
+
+    for method in ("GET", "POST", "PUT", "DELETE", "OPTIONS"):
+        setattr(Handler, f"do_{method}", Handler.serve)
+    return Handler
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    with (folder / "front.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        Front(folder).run()
+
+
+if __name__ == "__main__":
+    main()

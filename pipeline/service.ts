@@ -1,0 +1,58 @@
+import * as fs from "node:fs";
+import * as path from "node:path";
+import type { z } from "zod";
+import { targetSchema } from "../infra/target";
+import { project } from "../scripts/locations.cjs";
+import type { Program } from "./executor/machine";
+import { digest, integer, jsonObject, oneOf } from "./fields";
+import { chatFields, PRECISIONS } from "./llamafactory/answering";
+import { environmentOf, programs, versions } from "./llamafactory/job";
+
+/** `retune:service`, besides `enabled`. */
+export const serviceSettings = {
+    /** On the target's loopback. */
+    port: integer("a port from 1024 to 65535", { from: 1024, to: 65_535 }).default(8000),
+    /** What computes the answers. vLLM has to be in the target's environment. */
+    backend: oneOf(["huggingface", "vllm"]).default("huggingface"),
+};
+
+export const serviceFields = {
+    target: targetSchema,
+    /** The exported one. */
+    model: digest("the digest of an export"),
+    ...chatFields,
+    precision: oneOf(PRECISIONS),
+    threads: integer("a whole number from 1", { from: 1 }),
+    ...serviceSettings,
+    tools: jsonObject().optional(),
+};
+
+export type ServiceInputs = z.infer<z.ZodObject<typeof serviceFields>>;
+
+/** What a program gives; the rest is found out. */
+export type ServiceArgs = Omit<ServiceInputs, "tools">;
+
+/** Versions that are part of the key. `contract` grows when front or program change in what clients see. */
+export function serviceTools() {
+    return { contract: 1, ...versions("llamafactory", "torch", "transformers") };
+}
+
+/** LLaMA-Factory's OpenAI-compatible API on the exported model. */
+export function servingProgram(
+    { model, template, enableThinking, precision, threads, backend }: ServiceInputs,
+    key: string,
+): Program {
+    return {
+        key,
+        program: "serve.py",
+        parameters: { template, enableThinking: enableThinking ?? null, precision, backend },
+        inputs: { model },
+        environment: environmentOf(threads),
+    };
+}
+
+/** The sources of the program and of the front before it, to travel with a request. */
+export function servingSources(): Record<string, string> {
+    const front = fs.readFileSync(path.join(project, "pipeline", "runner", "front.py"), "utf8");
+    return { ...programs("serve.py"), "front.py": front };
+}

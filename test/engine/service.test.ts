@@ -1,0 +1,207 @@
+import * as fs from "node:fs";
+import * as path from "node:path";
+import OpenAI, { type APIError } from "openai";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { JsonObject } from "../../pipeline/identity";
+import { freePort } from "../free-port";
+import { childrenOf, commandOf, environmentOf, eventually, isAlive, processes } from "./processes";
+import { filesBelow, Rig, type Answer } from "./rig";
+
+// The exported tiny Qwen3 behind LLaMA-Factory's own API, asked by OpenAI's own client.
+describe("the service", () => {
+    let rig: Rig;
+    let port: number;
+    let key: string;
+
+    beforeAll(async () => {
+        rig = new Rig();
+        port = await freePort();
+    });
+    afterAll(async () => {
+        await rig.run("destroy", "--json");
+        await rig.dispose();
+    });
+
+    const folder = (): string => path.join(rig.home, "services", String(port));
+    const configure = (service: JsonObject = {}, more: JsonObject = {}): void => {
+        rig.configure({ service: { enabled: true, port, ...service }, ...more });
+    };
+    const client = (options: { readonly apiKey?: string } = {}): OpenAI =>
+        new OpenAI({ baseURL: `http://127.0.0.1:${port}/v1`, apiKey: key, maxRetries: 0, ...options });
+    const question = {
+        model: "retune",
+        messages: [{ role: "user" as const, content: "感冒了应该怎么办？" }],
+        max_tokens: 8,
+    };
+    /** The front and the processes of its models. */
+    const serving = (): number[] => {
+        const front = processes().find((pid) => commandOf(pid).endsWith(`front.py ${folder()} `));
+        return front === undefined ? [] : [front, ...childrenOf(front)];
+    };
+    const service = (answer: Answer) => answer.stages.find(({ name }) => name === "service");
+
+    /** Asks again and again until `work` is done; answers which models have answered, without repetitions in a row. */
+    async function asking<Value>(work: Promise<Value>) {
+        const models: (string | null)[] = [];
+        let answers = 0;
+        const going = new AbortController();
+        const ended = work.finally(() => {
+            going.abort();
+        });
+        while (!going.signal.aborted) {
+            const { response } = await client().chat.completions.create(question).withResponse();
+            const model = response.headers.get("x-retune-model");
+            if (models.at(-1) !== model) models.push(model);
+            answers += 1;
+        }
+        return { models, answers, value: await ended };
+    }
+
+    test("comes up with the stack and answers the official client, streaming and not", async () => {
+        configure();
+        const { code, answer, stderr } = await rig.json("up");
+        expect(code, stderr).toBe(0);
+        expect(service(answer)).toMatchObject({
+            action: "ran",
+            uri: `http://127.0.0.1:${port}/v1`,
+            facts: { backend: "huggingface", port },
+        });
+        expect(answer.outputs["api"]).toBe(`http://127.0.0.1:${port}/v1`);
+        key = fs.readFileSync(path.join(folder(), "key"), "utf8").trim();
+
+        const whole = await client().chat.completions.create({ ...question, temperature: 0 });
+        expect(typeof whole.choices[0]?.message.content).toBe("string");
+        expect(whole.usage?.completion_tokens).toBeGreaterThan(0);
+        const stream = await client().chat.completions.create({ ...question, temperature: 0, stream: true });
+        let streamed = "";
+        let finished: string | null | undefined;
+        for await (const { choices } of stream) {
+            streamed += choices[0]?.delta.content ?? "";
+            finished = choices[0]?.finish_reason ?? finished;
+        }
+        expect(streamed.trim()).toBe(whole.choices[0]?.message.content?.trim());
+        expect(finished).toBe("stop");
+        const models = await client().models.list();
+        expect(models.data.map(({ id }) => id)).toEqual([`retune-${service(answer)?.digest?.slice(0, 12) ?? ""}`]);
+    });
+
+    test("wants its key, which is in its own file and nowhere else", async () => {
+        const said = await client({ apiKey: "another" })
+            .chat.completions.create(question)
+            .catch((error: unknown) => error);
+        expect(said).toBeInstanceOf(OpenAI.AuthenticationError);
+        expect((said as Error).message).toBe("401 this service wants its key: Authorization: Bearer …");
+        expect((await fetch(`http://127.0.0.1:${port}/docs`)).status).toBe(401);
+
+        const file = path.join(folder(), "key");
+        expect(fs.statSync(file).mode & 0o777).toBe(0o600);
+        const files = filesBelow(rig.home).filter((one) => fs.statSync(path.join(rig.home, one)).isFile());
+        const holding = files.filter((one) => fs.readFileSync(path.join(rig.home, one)).includes(key));
+        expect(holding).toEqual([path.relative(rig.home, file)]);
+        for (const pid of serving()) expect(`${commandOf(pid)} ${environmentOf(pid)}`).not.toContain(key);
+    });
+
+    test("listens on loopback only", () => {
+        const pids = serving();
+        expect(pids).toHaveLength(2);
+        expect(pids.flatMap(listening)).toEqual([`127.0.0.1:${port}`]);
+    });
+
+    test("is not touched by an up with nothing to do", async () => {
+        const before = serving();
+        const began = Date.now();
+        const { answer } = await rig.json("up");
+        expect(answer.stages.map(({ action }) => action)).toEqual(Array(7).fill("unchanged"));
+        expect(Date.now() - began).toBeLessThan(10_000);
+        expect(serving()).toEqual(before);
+    });
+
+    test("refuses what its model cannot take, and goes on", async () => {
+        const long = { ...question, messages: [{ role: "user" as const, content: "头痛".repeat(5000) }] };
+        for (const stream of [false, true]) {
+            const said = await client()
+                .chat.completions.create({ ...long, stream })
+                .catch((error: unknown) => error);
+            expect(said).toBeInstanceOf(OpenAI.BadRequestError);
+            expect((said as APIError).code).toBe("context_length_exceeded");
+            expect((said as Error).message).toMatch(
+                /^400 the request is longer than the model's context: \d+ tokens of \d+$/,
+            );
+        }
+        expect((await client().chat.completions.create(question)).choices).toHaveLength(1);
+    });
+
+    test("goes on with the old model while a new one does not come up: no request fails", async () => {
+        configure({ backend: "vllm" });
+        const { models, answers, value } = await asking(rig.json("up"));
+        expect(value.code).toBe(1);
+        expect(service(value.answer)?.action).toBe("failed");
+        expect(service(value.answer)?.error).toMatch(
+            /^the model did not come up: service\.backend vllm: vLLM is not installed in \S+; install vllm>=0\.4\.3,<=0\.11\.0 there, or set service\.backend to huggingface; the one before goes on serving\n/,
+        );
+        expect(models).toHaveLength(1);
+        expect(answers).toBeGreaterThan(3);
+        expect(serving()).toHaveLength(2);
+    });
+
+    test("changes to a new model without a request that fails, and once", async () => {
+        configure({}, { training: { learningRate: 0.02 } });
+        const { models, answers, value } = await asking(rig.json("up"));
+        expect(value.code, value.stderr).toBe(0);
+        expect(service(value.answer)?.action).toBe("ran");
+        // The last question may have been answered just before.
+        const { response } = await client().chat.completions.create(question).withResponse();
+        const last = response.headers.get("x-retune-model");
+        expect(last).toBe(service(value.answer)?.digest?.slice(0, 12));
+        expect([...new Set([...models, last])]).toHaveLength(2);
+        expect(models.length).toBeLessThanOrEqual(2);
+        expect(answers).toBeGreaterThan(10);
+        await eventually("the old model's process ends", () => serving().length === 2);
+    });
+
+    test("that was killed is seen by a refresh, brought back by an up, and ended by a destroy", async () => {
+        const [front = 0, model = 0] = serving();
+        process.kill(model, "SIGKILL");
+        await eventually("its front ends", () => !isAlive(front));
+        const refreshed = await rig.json("refresh");
+        expect(service(refreshed.answer)?.action).toBe("drifted");
+        expect(rig.state().resources?.find(({ urn }) => urn.endsWith("::service"))?.outputs?.["drift"]).toBe(
+            "it does not serve: its process was killed (signal 9); where nobody did it, the machine ran out of memory",
+        );
+        const { answer, code } = await rig.json("up");
+        expect(code).toBe(0);
+        expect(answer.stages.filter(({ action }) => action !== "unchanged").map(({ name }) => name)).toEqual([
+            "service",
+        ]);
+        // Its clients' key is the same.
+        expect((await client().chat.completions.create(question)).choices).toHaveLength(1);
+
+        const pids = serving();
+        expect((await rig.run("destroy")).code).toBe(0);
+        expect(pids.filter(isAlive)).toEqual([]);
+        expect(fs.existsSync(folder())).toBe(false);
+    });
+});
+
+/** The addresses at which a process listens, with their ports. */
+function listening(pid: number): string[] {
+    const links = fs.readdirSync(`/proc/${pid}/fd`).flatMap((fd) => {
+        try {
+            return [fs.readlinkSync(`/proc/${pid}/fd/${fd}`)];
+        } catch {
+            return [];
+        }
+    });
+    const inodes = new Set(links.map((link) => /^socket:\[(\d+)\]$/.exec(link)?.[1]));
+    return ["tcp", "tcp6"].flatMap((kind) => {
+        const lines = fs.readFileSync(`/proc/net/${kind}`, "utf8").trim().split("\n").slice(1);
+        return lines
+            .map((line) => line.trim().split(/\s+/))
+            .filter(([, , , state, , , , , , inode]) => state === "0A" && inodes.has(inode))
+            .map(([, local = ""]) => {
+                const [address = "", hex = ""] = local.split(":");
+                const bytes = Buffer.from(address, "hex").reverse();
+                return `${kind === "tcp" ? [...bytes].join(".") : address}:${parseInt(hex, 16)}`;
+            });
+    });
+}

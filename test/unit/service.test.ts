@@ -1,0 +1,216 @@
+// The real runner and the real front of a service. What is behind the front is a stand-in for a model: a few lines of
+// Python that answer as its parameters say, where LLaMA-Factory would need ten seconds to start.
+import * as fs from "node:fs";
+import * as net from "node:net";
+import path from "node:path";
+import { beforeEach, describe, expect, onTestFinished, test } from "vitest";
+import type { ServiceStart, ServiceStatus } from "../../pipeline/executor/machine";
+import { sha256 } from "../../pipeline/identity";
+import { servingSources } from "../../pipeline/service";
+import { freePort } from "../free-port";
+import { call, home, processes, python } from "./runner-rig";
+import { read, until } from "./processes";
+
+/** The digest of an artifact without files. */
+const EMPTY = sha256("");
+
+// As serve.py: key and socket come over stdin, and an answer names the model.
+const STAND_IN = `
+import http.server, json, os, signal, socketserver, sys, time
+from pathlib import Path
+given = json.loads(sys.stdin.readline())
+parameters = json.loads(Path("../job.json").read_text())["parameters"]
+print("stand-in", parameters["says"], flush=True)
+exec(parameters.get("first", ""))
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def log_message(self, *_): pass
+    def address_string(self): return ""
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        time.sleep(body.get("seconds", 0))
+        print("x" * body.get("print", 0), flush=True)
+        text = json.dumps({"choices": [{"message": {"content": parameters["says"]}}]}).encode()
+        self.send_response(200 if parameters.get("answers", True) else 500)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+    do_GET = lambda self: (setattr(self, "headers", {"Content-Length": "0"}), self.send_response(200), self.send_header("Content-Length", "0"), self.end_headers())
+class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    daemon_threads = True
+    request_queue_size = 100
+Server(given["socket"], Handler).serve_forever()
+`;
+
+interface StandIn {
+    readonly says: string;
+    /** Python that it executes before it listens. */
+    readonly first?: string;
+    readonly answers?: boolean;
+}
+
+describe("the front of a service", () => {
+    let port: number;
+    beforeEach(async () => {
+        port = await freePort();
+        fs.mkdirSync(path.join(home, "store", EMPTY), { recursive: true });
+        fs.writeFileSync(path.join(home, "store", `${EMPTY}.json`), JSON.stringify({ digest: EMPTY, files: [] }));
+        onTestFinished(async () => {
+            await call(["end-service", String(port), "--owner", "stack a (service)"]);
+        });
+    });
+
+    const place = (): string => path.join(home, "services", String(port));
+    async function serve(parameters: StandIn, { owner = "stack a (service)", at = port } = {}): Promise<ServiceStart> {
+        const job = {
+            key: parameters.says,
+            program: "serve.py",
+            parameters,
+            inputs: { model: EMPTY },
+            environment: {},
+        };
+        const programs = { ...servingSources(), "serve.py": STAND_IN };
+        const request = { port: at, owner, job: { ...job, python }, programs };
+        return (await call(["serve"], JSON.stringify(request))) as unknown as ServiceStart;
+    }
+    const status = async (...more: string[]) =>
+        (await call(["service", String(port), ...more])) as unknown as ServiceStatus;
+    /** The status once a key is served, or an attempt has failed. */
+    async function settled(start: ServiceStart, key: string): Promise<ServiceStatus> {
+        let now: ServiceStatus = start;
+        await until(async () => {
+            now = await status();
+            return now.failed?.attempt === start.attempt || (now.state === "up" && now.active === key);
+        });
+        return now;
+    }
+    const up = async (says: string): Promise<void> => {
+        expect(await settled(await serve({ says }), says)).toMatchObject({ state: "up", active: says, failed: null });
+    };
+    async function ask(body: object = {}, options: { readonly key?: string } = {}) {
+        const key = options.key ?? read(path.join(place(), "key")).trim();
+        const answer = await fetch(`http://127.0.0.1:${port}/v1/chat/completions`, {
+            method: "POST",
+            headers: { "Content-Type": "application/json", "Authorization": `Bearer ${key}` },
+            body: JSON.stringify(body),
+        });
+        const text = await answer.text();
+        return { status: answer.status, said: /"content": "(\w*)"/.exec(text)?.[1], text };
+    }
+
+    test("serves a model, and starts it once however often it is asked to", async () => {
+        const starts = await Promise.all([serve({ says: "one" }), serve({ says: "one" }), serve({ says: "one" })]);
+        expect(starts.map(({ attempt }) => attempt)).toEqual([1, 1, 1]);
+        expect(starts.filter(({ started }) => started)).toHaveLength(1);
+        expect(await settled(starts[0], "one")).toMatchObject({ state: "up", active: "one" });
+        expect(await ask()).toMatchObject({ status: 200, said: "one" });
+        expect(await ask({}, { key: "another" })).toMatchObject({ status: 401 });
+        expect(processes("serve.py")).toHaveLength(1);
+        expect(await serve({ says: "one" })).toMatchObject({ started: false, active: "one" });
+    });
+
+    test("lets the old model finish what it has begun, and gives what comes next to the new one", async () => {
+        await up("one");
+        const slow = ask({ seconds: 2 });
+        await up("two");
+        expect(await ask()).toMatchObject({ said: "two" });
+        expect(await slow).toMatchObject({ status: 200, said: "one" });
+        await until(() => processes("serve.py").length === 1);
+    });
+
+    test.each([
+        ["that ends", { first: "raise ValueError('no such weights')" }, "ValueError: no such weights"],
+        [
+            "that is killed, as for memory",
+            { first: "os.kill(os.getpid(), signal.SIGKILL)" },
+            "its process was killed (signal 9); where nobody did it, the machine ran out of memory",
+        ],
+        [
+            "that says why itself",
+            { first: `Path("outcome.json").write_text('{"error": "out of memory"}'); sys.exit(1)` },
+            "out of memory",
+        ],
+        [
+            "that does not answer its question",
+            { answers: false },
+            'the model was loaded, but did not answer a question: it answered 500: {"choices": [{"message": {"content": "two"}}]}',
+        ],
+    ])("goes on with the old model where the new one is one %s", async (_, model, reason) => {
+        await up("one");
+        const start = await serve({ says: "two", ...model });
+        expect(await settled(start, "two")).toMatchObject({ state: "up", active: "one", failed: { reason } });
+        expect(await ask()).toMatchObject({ status: 200, said: "one" });
+        // And tries again when it is asked to.
+        await up("three");
+        expect(await ask()).toMatchObject({ said: "three" });
+    });
+
+    test("ends where the first model does not come up, and frees its port", async () => {
+        const start = await serve({ says: "one", first: "sys.exit(3)" });
+        expect(await settled(start, "one")).toMatchObject({ failed: { reason: "its process ended with code 3" } });
+        await until(async () => (await status()).state === "down");
+        await expect(ask()).rejects.toThrow("fetch failed");
+    });
+
+    test("says that its port is taken", async () => {
+        const other = net.createServer().listen(port, "127.0.0.1");
+        onTestFinished(() => void other.close());
+        await new Promise((resolve) => other.once("listening", resolve));
+        expect(await settled(await serve({ says: "one" }), "one")).toMatchObject({
+            failed: { reason: `port ${port} is taken by another program on this machine: set service.port` },
+        });
+    });
+
+    test("does not give its port to another stack", async () => {
+        await up("one");
+        await expect(serve({ says: "two" }, { owner: "stack b (service)" })).rejects.toThrow(
+            `port ${port} is that of stack a (service): set service.port`,
+        );
+        await call(["end-service", String(port), "--owner", "stack b (service)"]);
+        expect(await ask()).toMatchObject({ said: "one" });
+    });
+
+    test("is down when its model or itself is killed; a start brings it up with the same key", async () => {
+        await up("one");
+        const key = read(path.join(place(), "key"));
+        for (const program of ["serve.py", "front.py"]) {
+            for (const pid of processes(program)) process.kill(pid, "SIGKILL");
+            await until(() => processes(place()).length === 0);
+            expect(await status("--ask")).toMatchObject({ state: "down" });
+            await up("one");
+            expect(await ask()).toMatchObject({ said: "one" });
+        }
+        expect(read(path.join(place(), "key"))).toBe(key);
+    });
+
+    test("serves on where its log cannot be written", async () => {
+        fs.mkdirSync(place(), { recursive: true });
+        fs.symlinkSync("/dev/full", path.join(place(), "log"));
+        await up("one");
+        expect(await ask({ print: 1_000_000 })).toMatchObject({ status: 200, said: "one" });
+        expect(await ask()).toMatchObject({ status: 200, said: "one" });
+    });
+
+    test("keeps its log within bounds", async () => {
+        await up("one");
+        for (let i = 0; i < 5; i++) await ask({ print: 2_000_000 });
+        const size = (name: string) => fs.statSync(path.join(place(), name)).size;
+        await until(() => size("log") + size("log.before") > 5_000_000);
+        expect(size("log") + size("log.before")).toBeLessThan(10_000_000);
+    });
+
+    test("is gone without a trace when it is ended", async () => {
+        await up("one");
+        await call(["end-service", String(port), "--owner", "stack a (service)"]);
+        expect(processes(place())).toEqual([]);
+        expect(fs.existsSync(place())).toBe(false);
+        expect(await status()).toMatchObject({ state: "absent" });
+    });
+
+    test("needs a model that is in the store", async () => {
+        fs.rmSync(path.join(home, "store", `${EMPTY}.json`));
+        await expect(serve({ says: "one" })).rejects.toThrow(
+            `its model (${EMPTY.slice(0, 12)}) is not in the store: \`npm run refresh\`, then \`npm run up\` bring it back`,
+        );
+    });
+});
