@@ -63,7 +63,7 @@ const service = enabled
     : undefined;
 
 const stages = { dataset, model, training, evaluation, export: merged };
-const page = new Report("report", { stack: getStack(), notice: recipe.notice, stages });
+const page = new Report("report", { stack: getStack(), notice: recipe.notice, ...configuration.report, stages });
 
 export const trained = training.uri;
 export const exported = merged.uri;

@@ -12,6 +12,7 @@ import { flag, group, problemsOf, unknownKey, type Problem } from "./fields";
 import { isObject, type Json, type JsonObject } from "./identity";
 import { checkOptions, checkTemplate } from "./llamafactory/options";
 import { modelSettings } from "./model";
+import { reportSettings } from "./report";
 import { serviceSettings } from "./service";
 import { trainingSettings } from "./training";
 import { UserError } from "./user-error";
@@ -25,6 +26,7 @@ const parts = {
     training: group(trainingSettings).prefault({}),
     evaluation: group(evaluationSettings).prefault({}),
     export: group(exportSettings).prefault({}),
+    report: group(reportSettings).prefault({}),
     service: group({ enabled: flag().default(false), ...serviceSettings }).prefault({}),
 };
 

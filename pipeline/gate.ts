@@ -6,7 +6,7 @@ import type { ModelEvaluation } from "./report/data";
 /** What models are compared in, each with what an improvement multiplies a difference with to be positive. */
 const BETTER = { evalLoss: -1, bleu4: 1, rouge1: 1, rouge2: 1, rougeL: 1 } as const;
 export type Metric = keyof typeof BETTER;
-const METRICS = Object.keys(BETTER) as Metric[];
+export const METRICS = Object.keys(BETTER) as Metric[];
 
 /** The tuned model's metric against that of another model, or against a fixed number. */
 interface MetricCondition {

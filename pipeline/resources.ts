@@ -89,7 +89,7 @@ export class Service extends StageResource {
 export class Report extends StageResource {
     constructor(
         name: string,
-        args: Inputs<Pick<ReportArgs, "stack" | "notice">> & {
+        args: Inputs<Pick<ReportArgs, "stack" | "notice" | "language">> & {
             readonly stages: Readonly<Record<keyof ReportArgs["keys"], StageResource>>;
         },
         options?: CustomResourceOptions,

@@ -16,9 +16,11 @@ export interface ClientContext {
 
 /** What a stage did in the update that is going on, for the report. */
 export interface SessionEntry {
-    readonly action: "ran" | "cached" | "attached";
+    readonly action: "ran" | "cached" | "attached" | "refused";
     /** Of all that was run for it; 0 where that was nothing. */
     readonly seconds: number;
+    /** Of that time, in the money of the target's price; undefined where it has none. */
+    readonly cost?: number | undefined;
     /** Why, in words, each with the old value and the new one. */
     readonly reasons: readonly string[];
     /** What earlier runs had let one expect. */

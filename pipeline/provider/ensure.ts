@@ -39,7 +39,7 @@ export class Detached extends Error {}
 
 interface Ensured {
     readonly result: Result;
-    readonly action: SessionEntry["action"];
+    readonly action: "ran" | "cached" | "attached";
     /** Of all that was run for it, now or by those that it attached to. */
     readonly seconds: number;
 }

@@ -223,9 +223,11 @@ export class Lifecycle {
                     this.warn(urn, text);
                 },
             });
-            this.session.set(name, { action, seconds, reasons: why, expectedSeconds });
+            const { pricePerHour } = target.data;
+            const cost = pricePerHour === undefined || seconds === 0 ? undefined : (seconds / 3600) * pricePerHour;
+            this.session.set(name, { action, seconds, cost, reasons: why, expectedSeconds });
             const outputs = this.outputs(stage, action === "cached" ? result : { ...result, seconds }, action);
-            return { ...stage.declares?.(inputs), ...outputs };
+            return { ...stage.declares?.(inputs), ...outputs, ...(cost === undefined ? {} : { cost }) };
         } catch (error) {
             if (error instanceof Detached) throw new Interrupted(olds ?? {});
             throw error;

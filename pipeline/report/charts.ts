@@ -6,7 +6,9 @@ type Point = readonly [step: number, value: number];
 export interface Curve {
     /** A variable of style.css, so that the curve follows the reader's colour scheme. */
     readonly color: `var(--${string})`;
-    /** Marks each point and dashes the line: colour alone does not tell two curves apart. */
+    /** Colour alone does not tell two curves apart. */
+    readonly line: "solid" | "dashed" | "dotted";
+    /** Whether each point is marked, where there are few. */
     readonly marked?: boolean;
     readonly points: readonly Point[];
 }
@@ -15,6 +17,8 @@ export interface Chart {
     /** What the picture shows, in words, for those who do not see it. */
     readonly description: string;
     readonly height: number;
+    /** What the horizontal axis counts. */
+    readonly axis: string;
     readonly curves: readonly Curve[];
     readonly format: (value: number) => string;
 }
@@ -42,7 +46,7 @@ export async function drawChart(chart: Chart): Promise<Html> {
     </div>`;
 }
 
-function options({ curves, format, height }: Chart): EChartsOption {
+function options({ curves, format, height, axis: name }: Chart): EChartsOption {
     const label = { color: "var(--muted)", fontFamily: "inherit", fontSize: 12 };
     const axis = {
         type: "value",
@@ -58,7 +62,7 @@ function options({ curves, format, height }: Chart): EChartsOption {
             ...axis,
             min: 0,
             minInterval: 1,
-            name: "step",
+            name,
             nameLocation: "middle",
             nameGap: 26,
             nameTextStyle: label,
@@ -72,7 +76,7 @@ function options({ curves, format, height }: Chart): EChartsOption {
             axisLabel: { ...label, formatter: format },
             splitLine: { lineStyle: { color: "var(--line)" } },
         },
-        series: curves.map(({ color, marked = false, points }) => ({
+        series: curves.map(({ color, line, marked = false, points }) => ({
             type: "line",
             silent: true,
             // Of thousands of steps, as many as there are pixels, with the peaks kept.
@@ -84,7 +88,7 @@ function options({ curves, format, height }: Chart): EChartsOption {
             itemStyle: { color },
             lineStyle: {
                 color,
-                type: marked ? [6, 4] : "solid",
+                type: { solid: "solid", dashed: [6, 4], dotted: [2, 3] }[line] as "solid" | number[],
                 // Many noisy steps are a band that would hide the curve on it.
                 ...(points.length > 500 && curves.length > 1 ? { width: 1, opacity: 0.6 } : { width: 2 }),
             },

@@ -1,93 +1,173 @@
-import type { Quality } from "../../datasets/quality";
-import type { Json, JsonObject } from "../identity";
-import type { Result } from "../store/store";
+import { z } from "zod";
+import type { JsonObject } from "../identity";
 
-/** Everything that a report shows, gathered from the store; render.ts turns it into a page. */
-export interface ReportData {
-    readonly stack: string;
-    /** When the page was made. */
-    readonly at: Date;
-    /** Shown at the top, such as "This is a demonstration, not medical advice." Empty: nothing to say. */
-    readonly notice: string;
-    readonly stages: readonly ReportStage[];
-    /** The training's settings as LLaMA-Factory got them, such as { method: "lora", loraRank: 8 }. */
-    readonly settings: JsonObject;
-    readonly losses: readonly {
-        readonly step: number;
-        readonly loss: number;
-        readonly learningRate: number | undefined;
-    }[];
-    readonly evalLosses: readonly { readonly step: number; readonly loss: number }[];
-    /** What interruptions of the training have cost: done after the last checkpoint, and again. */
-    readonly lost?: { readonly steps: number; readonly seconds: number };
-    readonly dataset: {
-        readonly scanned: number;
-        readonly kept: number;
-        readonly dropped: Readonly<Record<string, number>>;
-        readonly rows: { readonly train: number; readonly validation: number; readonly test: number };
-        /** Lengths of question + answer. */
-        readonly characters: { readonly p50: number; readonly p95: number; readonly max: number };
-        /** What was found amiss in the rows. */
-        readonly quality?: Quality;
-    };
-    readonly base: ModelEvaluation;
-    readonly tuned: ModelEvaluation;
-    readonly exported: {
-        /** The folder of the merged model on this machine. */
-        readonly folder: string;
-        readonly files: number;
-        readonly bytes: number;
-        /** { checked, equal } prompts, and in half precision the largest difference of logits. */
-        readonly parity: { readonly checked: number; readonly equal?: number; readonly logits?: number };
-        /** How the training put its questions, so that the page's snippet puts them the same way. */
-        readonly chat?: { readonly instruction: string; readonly enableThinking?: boolean };
-    };
-    /** The manifest of the merged model: digests, versions, sources. */
-    readonly provenance: Json;
-}
+/*
+ * Everything that a report shows: gather.ts takes it from the store, render.ts turns it into a page, and report.json is
+ * the same for programs. report.schema.json says this as a JSON schema; a test compares the two.
+ */
 
-export interface ReportStage {
-    readonly name: string;
-    readonly kind: string;
-    readonly action: "ran" | "cached" | "attached" | "unchanged";
-    /** Of all that this update ran for it; of one that it did not run, of the run that made the result. */
-    readonly seconds: number;
-    /** What earlier runs had let one expect of this one. */
-    readonly expectedSeconds?: number | undefined;
-    /** Why this update looked at it, in words. */
-    readonly reasons: readonly string[];
-    /** The machine that the result was made on, such as { cpus: 2, machine: "x86_64" }; none of what the client makes. */
-    readonly host?: Host | undefined;
-    readonly run: string;
-    readonly digest: string;
-    readonly finishedAt: Date;
-}
+const list = <Item extends z.ZodType>(item: Item) => z.array(item).readonly();
+const count = z.number().int().min(0);
+const json = z.custom<JsonObject>((value) => typeof value === "object" && value !== null).meta({ type: "object" });
+const time = z.string().meta({ format: "date-time", description: "in UTC" });
 
-type Host = Omit<NonNullable<Result["host"]>, "name">;
+const metrics = z.object({
+    evalLoss: z.number().nullable().describe("mean cross-entropy per token of the held-out answers"),
+    bleu4: z.number().nullable().describe("percent, as are the ROUGE scores"),
+    rouge1: z.number().nullable(),
+    rouge2: z.number().nullable(),
+    rougeL: z.number().nullable(),
+    rows: count.describe("that were held out"),
+});
 
 /** What evaluate.py writes. Scores are percent, the loss is mean cross-entropy per token; null where nothing was held out. */
-export interface ModelEvaluation {
-    readonly metrics: {
-        readonly evalLoss: number | null;
-        readonly bleu4: number | null;
-        readonly rouge1: number | null;
-        readonly rouge2: number | null;
-        readonly rougeL: number | null;
-        readonly rows: number;
-    };
+const modelEvaluation = z.object({
+    metrics,
     /** Of every held-out row; null where no token of its answer is left within the cut-off, or where it is no number. */
-    readonly losses: readonly { readonly question: string; readonly loss: number | null; readonly tokens: number }[];
+    losses: list(z.object({ question: z.string(), loss: z.number().nullable(), tokens: count })),
     /** The rows that were answered: the first ones. */
-    readonly cases: readonly {
-        readonly question: string;
-        readonly reference: string;
-        readonly answer: string;
-        /** Whether the model ended by itself within the limit of new tokens. */
-        readonly complete: boolean;
-        readonly bleu4: number;
-        readonly rouge1: number;
-        readonly rouge2: number;
-        readonly rougeL: number;
-    }[];
-    readonly prompts: readonly { readonly prompt: string; readonly answer: string; readonly complete: boolean }[];
-}
+    cases: list(
+        z.object({
+            question: z.string(),
+            reference: z.string(),
+            answer: z.string(),
+            complete: z.boolean().describe("whether the model ended by itself within the limit of new tokens"),
+            bleu4: z.number(),
+            rouge1: z.number(),
+            rouge2: z.number(),
+            rougeL: z.number(),
+        }),
+    ),
+    prompts: list(z.object({ prompt: z.string(), answer: z.string(), complete: z.boolean() })),
+});
+export type ModelEvaluation = z.infer<typeof modelEvaluation>;
+
+const metric = z.enum(["evalLoss", "bleu4", "rouge1", "rouge2", "rougeL"]);
+
+const interval = z
+    .object({ low: z.number(), high: z.number(), confidence: z.number() })
+    .describe("of tuned − other: what holds this share of a paired bootstrap's resamples");
+
+const verdict = z.object({
+    decision: z.enum(["accepted", "refused", "overridden", "ungated"]),
+    conditions: list(
+        z.object({
+            text: z.string().describe("in words, with both values"),
+            held: z.boolean(),
+            against: z.enum(["base", "incumbent", "threshold", "phrase"]),
+            metric: metric.optional(),
+            tuned: z.number().nullable(),
+            other: z.number().nullable(),
+            difference: interval.optional(),
+            certainty: z.number().optional(),
+        }),
+    ),
+    worse: list(
+        z.object({
+            question: z.string(),
+            against: z.enum(["base", "incumbent", "threshold"]),
+            metric,
+            tuned: z.number(),
+            other: z.number(),
+        }),
+    ),
+    warnings: list(z.string()),
+    override: z.object({ reason: z.string() }).optional(),
+});
+
+const host = z
+    .object({
+        machine: z.string(),
+        cpus: count,
+        gpus: list(z.string()).optional(),
+        driver: z.string().optional(),
+        release: z.string().optional(),
+        python: z.string().optional(),
+        torch: z.string().optional(),
+        cuda: z.string().optional(),
+        llamafactory: z.string().optional(),
+    })
+    .describe("the machine that a result was made on");
+
+const stage = z.object({
+    name: z.string(),
+    kind: z.string(),
+    after: list(z.string()).describe("names of the stages whose results it takes in"),
+    action: z.enum(["ran", "cached", "attached", "unchanged", "refused", "skipped"]),
+    /** Of all that this update ran for it; of one that it did not run, of the run that made the result. */
+    seconds: z.number(),
+    /** What earlier runs had let one expect of this one. */
+    expectedSeconds: z.number().optional(),
+    cost: z.number().optional().describe("of this update, in the money of target.pricePerHour"),
+    /** Why this update looked at it, in words. */
+    reasons: list(z.string()),
+    host: host.optional(),
+    /** None of a stage that was skipped. */
+    made: z.object({ run: z.string(), digest: z.string(), finishedAt: time }).optional(),
+});
+export type ReportStage = z.infer<typeof stage>;
+
+const curves = z.object({
+    losses: list(z.object({ step: count, loss: z.number(), learningRate: z.number().optional() })),
+    evalLosses: list(z.object({ step: count, loss: z.number() })),
+});
+export type Curves = z.infer<typeof curves>;
+
+export const reportSchema = z.object({
+    version: z.literal(1),
+    stack: z.string(),
+    at: time,
+    language: z.enum(["en", "zh"]),
+    /** Shown at the top, such as "This is a demonstration, not medical advice." Empty: nothing to say. */
+    notice: z.string(),
+    verdict,
+    differences: list(
+        z.object({
+            metric,
+            against: z.enum(["base", "incumbent"]),
+            tuned: z.number(),
+            other: z.number(),
+            interval: interval.optional(),
+        }),
+    ),
+    stages: list(stage),
+    settings: json.describe("of the training"),
+    training: curves,
+    /** What interruptions of the training have cost: done after the last checkpoint, and again. */
+    lost: z.object({ steps: count, seconds: z.number() }),
+    dataset: z.object({
+        scanned: count,
+        kept: count,
+        dropped: z.record(z.string(), count),
+        rows: z.object({ train: count, validation: count, test: count }),
+        /** Lengths of question + answer. */
+        characters: z.object({ p50: z.number(), p95: z.number(), max: z.number() }),
+        /** Tokens of a row, of the first rows of the training; none where the training came from elsewhere. */
+        tokens: z.object({ cutoff: count, longest: count, lookedAt: count, shareCutOff: z.number() }).optional(),
+        /** What was looked for in the rows; null where it was not. */
+        quality: z.record(z.string(), z.object({ rows: count, examples: list(z.string()) }).nullable()).optional(),
+        examples: list(z.object({ input: z.string(), output: z.string() })),
+    }),
+    base: modelEvaluation,
+    tuned: modelEvaluation,
+    /** The last accepted model before this one; its curves, where its run is still there. */
+    incumbent: z.object({ trained: z.string(), evaluation: modelEvaluation, training: curves.optional() }).optional(),
+    trained: z.string().describe("the folder of what the training made, on the machine that made the page"),
+    /** None of a model that was refused. */
+    exported: z
+        .object({
+            folder: z.string().describe("of the merged model on the machine that made it"),
+            files: count,
+            bytes: count,
+            parity: z
+                .object({ checked: count, equal: count.optional(), logits: z.number().optional() })
+                .describe("prompts, and in half precision the largest difference of logits"),
+            template: z.string(),
+            instruction: z.string(),
+            enableThinking: z.boolean().optional(),
+        })
+        .optional(),
+    provenance: json.describe("the manifest of the merged model: digests, versions, sources"),
+});
+export type ReportData = z.infer<typeof reportSchema>;
+export type Language = ReportData["language"];

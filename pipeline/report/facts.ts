@@ -1,81 +1,105 @@
-import { FINDINGS, MEANINGS } from "../../datasets/quality";
+import { FINDINGS } from "../../datasets/quality";
 import { leaves } from "../identity";
+import { quote } from "../shell";
 import type { ReportData } from "./data";
-import { bytes, count, plural } from "./format";
+import { bytes } from "./format";
 import { html, type Html } from "./html";
-import { clipped, inline } from "./text";
+import { clipped, inline, quoted } from "./text";
+import { wordsOf, type Words } from "./words";
 
-export function datasetFacts({ dataset }: ReportData): Html {
-    const { scanned, kept, rows, characters } = dataset;
+export function datasetFacts({ dataset, language }: ReportData): Html {
+    const words = wordsOf(language);
+    const { count } = words;
+    const { scanned, kept, rows, characters, tokens } = dataset;
     const dropped = Object.entries(dataset.dropped)
         .filter(([, number]) => number > 0)
         .sort(([, a], [, b]) => b - a);
-    const share = (number: number): string => `${((number / Math.max(scanned, 1)) * 100).toFixed(1)} %`;
-    const reason = ([name, number]: readonly [string, number]): Html =>
+    const share = (number: number, whole = scanned): string => `${((number / Math.max(whole, 1)) * 100).toFixed(1)} %`;
+    const row = (name: Html, number: number): Html =>
         html`<tr>
-            <th scope="row">Dropped: ${inline(name)}</th>
+            <th scope="row">${name}</th>
             <td>${count(number)}</td>
             <td>${share(number)}</td>
         </tr>`;
     return html`<div class="columns">
             <table class="numbers">
                 <caption>
-                    From the source to the rows that are kept
+                    ${words.sourceToRows}
                 </caption>
                 <thead>
                     <tr>
-                        <th scope="col">Rows</th>
-                        <th scope="col">Number</th>
-                        <th scope="col">Share</th>
+                        <th scope="col">${words.rows}</th>
+                        <th scope="col">${words.number}</th>
+                        <th scope="col">${words.share}</th>
                     </tr>
                 </thead>
                 <tbody>
-                    <tr>
-                        <th scope="row">Read</th>
-                        <td>${count(scanned)}</td>
-                        <td>${share(scanned)}</td>
-                    </tr>
-                    ${dropped.map(reason)}
-                    <tr>
-                        <th scope="row">Kept</th>
-                        <td>${count(kept)}</td>
-                        <td>${share(kept)}</td>
-                    </tr>
+                    ${row(html`${words.read}`, scanned)}
+                    ${dropped.map(([reason, number]) =>
+                        row(html`${words.dropped} ${inline(words.dropReason(reason))}`, number),
+                    )}
+                    ${row(html`${words.kept}`, kept)}
                 </tbody>
             </table>
             <div>
-                ${pairs("What the rows are for", [
-                    ["Training", count(rows.train)],
-                    ["Validation", count(rows.validation)],
-                    ["Test (held out)", count(rows.test)],
+                ${pairs(words.rowsAreFor, [
+                    [words.train, count(rows.train)],
+                    [words.validation, count(rows.validation)],
+                    [words.test, count(rows.test)],
                 ])}
-                ${pairs("Characters of question and answer", [
-                    ["Half have at most", count(characters.p50)],
-                    ["95 % have at most", count(characters.p95)],
-                    ["The longest has", count(characters.max)],
+                ${pairs(words.characters, [
+                    [words.half, count(characters.p50)],
+                    [words.most, count(characters.p95)],
+                    [words.longest, count(characters.max)],
                 ])}
+                ${
+                    tokens &&
+                    pairs(words.tokens(tokens.lookedAt), [
+                        [words.longest, count(tokens.longest)],
+                        [words.cutoff, count(tokens.cutoff)],
+                        [words.overCutoff, `${(tokens.shareCutOff * 100).toFixed(1)} %`],
+                    ])
+                }
             </div>
         </div>
-        ${quality(dataset.quality)}`;
+        ${quality(dataset.quality, words)} ${examples(dataset.examples, words)}`;
 }
 
 /** What was found in the rows, with the first of them; personal data is masked where it is found. */
-function quality(found: ReportData["dataset"]["quality"]): Html | undefined {
+function quality(found: ReportData["dataset"]["quality"], words: Words): Html | undefined {
     if (found === undefined) return undefined;
-    const present = FINDINGS.filter((finding) => (found[finding]?.rows ?? 0) > 0);
-    if (present.length === 0) return html`<p>Nothing was found amiss in the rows.</p>`;
-    return html`<h3>Found in the rows</h3>
-        <ul>
+    const present = FINDINGS.flatMap((name) => {
+        const finding = found[name];
+        return finding === undefined || finding === null || finding.rows === 0 ? [] : [{ name, ...finding }];
+    });
+    if (present.length === 0) return html`<p>${words.nothingFound}</p>`;
+    return html`<h3>${words.found}</h3>
+        <ul class="found">
             ${present.map(
-                (finding) =>
+                ({ name, rows, examples }) =>
                     html`<li>
-                        Rows that ${MEANINGS[finding]}: ${count(found[finding]?.rows ?? 0)}
+                        ${words.rowsThat(words.finding[name], rows)}
                         <ul class="muted">
-                            ${found[finding]?.examples.map((example) => html`<li>${clipped(example, 300)}</li>`)}
+                            ${examples.map((example) => html`<li>${inline(example)}</li>`)}
                         </ul>
                     </li>`,
             )}
         </ul>`;
+}
+
+function examples(all: ReportData["dataset"]["examples"], words: Words): Html | undefined {
+    if (all.length === 0) return undefined;
+    const one = ({ input, output }: (typeof all)[number]): Html =>
+        html`<div class="example">
+            <p class="who">${words.question}</p>
+            ${quoted(input, words)}
+            <p class="who">${words.answer}</p>
+            ${quoted(output, words)}
+        </div>`;
+    return html`<details>
+        <summary>${words.examples}</summary>
+        ${all.map(one)}
+    </details>`;
 }
 
 /** A table of two columns, whose rows explain themselves. */
@@ -96,9 +120,9 @@ function pairs(caption: string, rows: readonly (readonly [name: string, value: s
     </table>`;
 }
 
-export function settingsTable({ settings }: ReportData): Html {
+export function settingsTable({ settings, language }: ReportData): Html {
     const all = [...leaves(settings)];
-    if (all.length === 0) return html`<p>No settings were given.</p>`;
+    if (all.length === 0) return html`<p>${wordsOf(language).noSettings}</p>`;
     return html`<dl class="settings">
         ${all.map(
             ([name, value]) =>
@@ -110,38 +134,45 @@ export function settingsTable({ settings }: ReportData): Html {
     </dl>`;
 }
 
-export function exportedModel(data: ReportData): Html {
-    const { folder, files, bytes: size, parity } = data.exported;
+export function usage(data: ReportData): Html {
+    const words = wordsOf(data.language);
+    const { exported } = data;
+    if (exported === undefined) {
+        return html`<p>${words.refusedModel}</p>
+            <p><code class="path">${data.trained}</code></p>`;
+    }
+    const { folder, files, bytes: size, parity } = exported;
     return html`<p><code class="path">${folder}</code></p>
-        <p>${plural(files, "file")}, ${bytes(size)}. ${parityText(parity)}</p>
-        <h3>Use it</h3>
-        <p>In Python, with <code>transformers</code>:</p>
-        <pre><code>${snippet(data)}</code></pre>
-        <p>Check that all files are as they were made:</p>
-        <pre><code>cd ${shellQuoted(folder)} && sha256sum -c SHA256SUMS</code></pre>`;
+        <p>${words.files(files)}, ${bytes(size)}. ${parityText(parity, words)}</p>
+        <h3>${words.inTerminal}</h3>
+        <pre><code>${chat(exported)}</code></pre>
+        <h3>${words.inPython}</h3>
+        <pre><code>${snippet(data, exported)}</code></pre>
+        <h3>${words.check}</h3>
+        <pre><code>cd ${quote(folder)} && sha256sum -c SHA256SUMS</code></pre>`;
 }
 
-function parityText({ checked, equal, logits }: ReportData["exported"]["parity"]): string {
-    if (checked === 0) return "There was no adapter to merge or no prompt to ask, so its answers were not compared.";
-    const prompts = plural(checked, "prompt");
-    const answers =
-        equal === undefined || equal === checked
-            ? `The merged model answers ${checked === 1 ? "the" : "all"} ${prompts} exactly like base + adapter.`
-            : `The merged model answers ${equal} of ${prompts} exactly like base + adapter.`;
-    if (logits === undefined) return answers;
-    const rounding = "in half precision, rounding alone can change a token";
-    return `${answers} Their logits differ by at most ${Number(logits.toPrecision(3))} (${rounding}).`;
+type Exported = NonNullable<ReportData["exported"]>;
+
+function parityText({ checked, equal = checked, logits }: Exported["parity"], words: Words): string {
+    if (checked === 0) return words.parityNone;
+    const answers = words.parity(equal, checked);
+    return logits === undefined ? answers : `${answers} ${words.logits(String(Number(logits.toPrecision(3))))}`;
 }
 
-function snippet({ exported, tuned }: ReportData): string {
-    const { instruction = "", enableThinking } = exported.chat ?? {};
+function chat({ folder, template, enableThinking }: Exported): string {
+    const thinking = enableThinking === undefined ? "" : ` --enable_thinking ${String(enableThinking)}`;
+    return `llamafactory-cli chat --model_name_or_path ${quote(folder)} --template ${quote(template)}${thinking}`;
+}
+
+function snippet({ tuned }: ReportData, { folder, instruction, enableThinking }: Exported): string {
     const question = tuned.prompts[0]?.prompt ?? "Hello";
     const content = instruction === "" ? question : `${instruction}\n${question}`;
     const thinking = enableThinking === false ? "\n    enable_thinking=False," : "";
     // Every string of JSON is one of Python.
     return `from transformers import AutoModelForCausalLM, AutoTokenizer
 
-folder = ${JSON.stringify(exported.folder)}
+folder = ${JSON.stringify(folder)}
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
 messages = [{"role": "user", "content": ${JSON.stringify(content)}}]
@@ -155,18 +186,44 @@ answer = model.generate(**inputs, max_new_tokens=256, do_sample=False)
 print(tokenizer.decode(answer[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))`;
 }
 
-function shellQuoted(text: string): string {
-    return `'${text.replaceAll("'", String.raw`'\''`)}'`;
-}
-
 const LONGEST_PROVENANCE = 50_000;
 
-export function provenance(data: ReportData): Html {
-    const json = JSON.stringify(data.provenance, undefined, 2);
+/** Every result by its full digest, and the manifest that is in the model. */
+export function provenance({ stages, provenance: manifest, language }: ReportData): Html {
+    const words = wordsOf(language);
+    const json = JSON.stringify(manifest, undefined, 2);
     const shown = clipped(json, LONGEST_PROVENANCE);
-    return html`<details>
-        <summary>Everything the model was made of, as JSON</summary>
-        <pre><code>${shown}</code></pre>
-        ${shown.length < json.length ? html`<p class="muted">The rest is in retune.json beside the model.</p>` : undefined}
-    </details>`;
+    const rows = stages.flatMap(({ name, made }) =>
+        made === undefined
+            ? []
+            : [
+                  html`<tr>
+                      <th scope="row">${inline(name)}</th>
+                      <td><code>${made.digest}</code></td>
+                  </tr>`,
+              ],
+    );
+    return html`<table>
+            <caption>
+                ${words.digests}
+            </caption>
+            <thead>
+                <tr>
+                    <th scope="col">${words.stage}</th>
+                    <th scope="col">SHA-256</th>
+                </tr>
+            </thead>
+            <tbody>
+                ${rows}
+            </tbody>
+        </table>
+        ${
+            Object.keys(manifest).length === 0
+                ? undefined
+                : html`<details>
+                      <summary>${words.everything}</summary>
+                      <pre><code>${shown}</code></pre>
+                      ${shown.length < json.length ? html`<p class="muted">${words.restOfProvenance}</p>` : undefined}
+                  </details>`
+        }`;
 }

@@ -12,12 +12,9 @@ export function learningRate(value: number): string {
     return value === 0 ? "0" : Number(value.toPrecision(3)).toExponential();
 }
 
-export function count(value: number): string {
-    return value.toLocaleString("en-US");
-}
-
-export function plural(number: number, one: string, many = `${one}s`): string {
-    return `${count(number)} ${number === 1 ? one : many}`;
+/** An amount of money, in whatever money the target's price is. */
+export function money(value: number): string {
+    return value.toFixed(2);
 }
 
 /** With a sign, and without one where rounding leaves nothing. */
@@ -27,24 +24,16 @@ export function difference(value: number, format: (value: number) => string): st
     return `${value < 0 ? "−" : "+"}${text}`;
 }
 
-export function duration(seconds: number): string {
-    if (seconds < 1) return "under 1 s";
-    const whole = Math.round(seconds);
-    if (whole < 60) return `${whole} s`;
-    const minutes = Math.floor(whole / 60);
-    if (minutes < 60) return `${minutes} min ${whole % 60} s`;
-    return `${count(Math.floor(minutes / 60))} h ${minutes % 60} min`;
-}
-
 export function bytes(value: number): string {
     const units = ["bytes", "kB", "MB", "GB", "TB"];
     // Rounded before the unit is chosen: 999,999 bytes are 1.00 MB, not 1000 kB.
     const rounded = Number(value.toPrecision(3));
     const unit = Math.min(Math.floor(Math.log10(Math.max(rounded, 1)) / 3), units.length - 1);
-    return `${unit === 0 ? count(value) : (rounded / 1000 ** unit).toPrecision(3)} ${units[unit] ?? ""}`;
+    const number = unit === 0 ? value.toLocaleString("en-US") : (rounded / 1000 ** unit).toPrecision(3);
+    return `${number} ${units[unit] ?? ""}`;
 }
 
-/** The same for everybody who gets the page, wherever they are. */
-export function time(at: Date): string {
-    return `${at.toISOString().slice(0, 16).replace("T", " ")} UTC`;
+/** A time in UTC, the same for everybody who gets the page, wherever they are. */
+export function time(at: string): string {
+    return `${at.slice(0, 16).replace("T", " ")} UTC`;
 }

@@ -1,66 +1,111 @@
 import type { ModelEvaluation, ReportData } from "./data";
-import { difference, loss, plural, score } from "./format";
+import { difference, loss, score } from "./format";
 import { html, type Html } from "./html";
 import { fitting, inline, quoted } from "./text";
+import { wordsOf, type Metric, type Words } from "./words";
 
 interface Measure {
-    readonly name: string;
-    readonly key: "evalLoss" | "bleu4" | "rouge1" | "rouge2" | "rougeL";
+    readonly key: Metric;
     readonly format: (value: number) => string;
     /** What an improvement multiplies the difference with to be positive. */
     readonly better: 1 | -1;
 }
 
-const heldOutLoss: Measure = { name: "Held-out loss", key: "evalLoss", format: loss, better: -1 };
-const rougeL: Measure = { name: "ROUGE-L", key: "rougeL", format: score, better: 1 };
-const bleu4: Measure = { name: "BLEU-4", key: "bleu4", format: score, better: 1 };
-const measures: readonly Measure[] = [
-    heldOutLoss,
-    bleu4,
-    { name: "ROUGE-1", key: "rouge1", format: score, better: 1 },
-    { name: "ROUGE-2", key: "rouge2", format: score, better: 1 },
-    rougeL,
-];
+const measures: Readonly<Record<Metric, Measure>> = {
+    evalLoss: { key: "evalLoss", format: loss, better: -1 },
+    bleu4: { key: "bleu4", format: score, better: 1 },
+    rouge1: { key: "rouge1", format: score, better: 1 },
+    rouge2: { key: "rouge2", format: score, better: 1 },
+    rougeL: { key: "rougeL", format: score, better: 1 },
+};
 
 interface Comparison {
     readonly measure: Measure;
-    readonly base: number;
+    readonly other: number;
     readonly tuned: number;
     /** As a reader would compute it from the rounded numbers: what looks the same is the same. */
     readonly change: number;
-    readonly verdict: "better" | "worse" | "the same";
+    readonly interval: ReportData["differences"][number]["interval"];
+    readonly verdict: keyof Words["change"];
 }
 
-function compare({ base, tuned }: ReportData, which: readonly Measure[]): readonly Comparison[] {
-    return which.flatMap((measure) => {
-        const [before, after] = [base.metrics[measure.key], tuned.metrics[measure.key]];
-        if (before === null || after === null) return [];
-        const change = Number(measure.format(after)) - Number(measure.format(before));
-        const gain = change * measure.better;
-        const verdict = gain > 0 ? "better" : gain < 0 ? "worse" : "the same";
-        return { measure, base: before, tuned: after, change, verdict };
-    });
+function compare({ differences }: ReportData, against: "base" | "incumbent"): readonly Comparison[] {
+    return differences
+        .filter((one) => one.against === against)
+        .map(({ metric, tuned, other, interval }) => {
+            const measure = measures[metric];
+            const change = Number(measure.format(tuned)) - Number(measure.format(other));
+            const gain = change * measure.better;
+            const word = gain > 0 ? "better" : gain < 0 ? "worse" : "the same";
+            const isSure = interval === undefined || interval.low > 0 || interval.high < 0 || word === "the same";
+            return { measure, other, tuned, change, interval, verdict: isSure ? word : "unsure" };
+        });
 }
 
-const arrow = ({ measure, base, tuned }: Comparison): string => `${measure.format(base)} → ${measure.format(tuned)}`;
+const arrow = ({ measure, other, tuned }: Comparison): string => `${measure.format(other)} → ${measure.format(tuned)}`;
 
-/** The one sentence of the report. */
-export function summary(data: ReportData): Html {
-    const compared = compare(data, [heldOutLoss, rougeL]);
+/** The decision, what it rests on, and the one sentence of the report. */
+export function verdict(data: ReportData): Html {
+    const words = wordsOf(data.language);
+    const { decision, conditions, warnings, override } = data.verdict;
+    const reason = override && html`<p><strong>${words.reason}:</strong> ${inline(override.reason)}</p>`;
+    const listed = conditions.map(
+        (one) =>
+            html`<li class="${one.held ? "held" : "failed"}">
+                <span class="badge">${one.held ? words.holds : words.fails}</span> ${condition(one, words)}
+            </li>`,
+    );
+    return html`<div class="decision ${decision}">
+            <p class="word">${words.decision[decision]}</p>
+            <p>${words.decided[decision]}</p>
+            ${reason}
+        </div>
+        ${summary(data, words)}
+        ${
+            listed.length === 0
+                ? undefined
+                : html`<h3>${words.conditions}</h3>
+                      <ul class="conditions">
+                          ${listed}
+                      </ul>`
+        }
+        ${warnings.map((warning) => html`<p class="warning">${inline(warning)}</p>`)}`;
+}
+
+function condition(one: ReportData["verdict"]["conditions"][number], words: Words): Html {
+    const { metric, against, tuned, other, difference: interval } = one;
+    if (metric === undefined || against === "phrase" || tuned === null) return inline(one.text);
+    const { format } = measures[metric];
+    const name = words.metric[metric];
+    if (other === null) return html`${words.noIncumbent(name)}`;
+    const sure = interval && [
+        html`<br /><span class="muted"
+                >${words.between(
+                    difference(interval.low, format),
+                    difference(interval.high, format),
+                    Math.round(interval.confidence * 100),
+                )}</span
+            >`,
+    ];
+    return html`${words.against(name, format(tuned), format(other), against)}${sure}`;
+}
+
+function summary(data: ReportData, words: Words): Html {
+    const compared = compare(data, "base").filter(({ measure }) => ["evalLoss", "rougeL"].includes(measure.key));
     if (compared.length === 0) {
-        const instead = data.tuned.prompts.length > 0 ? " Read the answers below instead." : "";
-        return html`<p class="summary"><strong>Not measured:</strong> nothing was held out for a test.${instead}</p>`;
+        const instead = data.tuned.prompts.length > 0 ? words.readInstead : "";
+        return html`<p class="summary"><strong>${words.notMeasured}:</strong> ${words.nothingHeldOut} ${instead}</p>`;
     }
-    const verdicts = new Set(compared.map(({ verdict }) => verdict));
-    const word = verdicts.has("better")
-        ? verdicts.has("worse")
-            ? "Better in one measure, worse in another"
-            : "Better than the base model"
-        : verdicts.has("worse")
-          ? "Worse than the base model"
-          : "The same as the base model";
-    const numbers = compared.map((one) => `${one.measure.name.replace(/^H/, "h")} ${arrow(one)}`).join(", ");
-    return html`<p class="summary"><strong>${word}:</strong> ${numbers}.</p>`;
+    const gains = compared.map(({ change, measure }) => Math.sign(change * measure.better));
+    const word = gains.includes(1)
+        ? gains.includes(-1)
+            ? words.mixed
+            : words.better
+        : gains.includes(-1)
+          ? words.worse
+          : words.same;
+    const numbers = compared.map((one) => `${words.inSentence(words.metric[one.measure.key])} ${arrow(one)}`);
+    return html`<p class="summary"><strong>${word}:</strong> ${numbers.join(", ")}.</p>`;
 }
 
 export interface Tile {
@@ -70,114 +115,197 @@ export interface Tile {
 }
 
 export function qualityTiles(data: ReportData): readonly Tile[] {
-    return compare(data, [heldOutLoss, rougeL, bleu4]).map((one) => ({
-        name: one.measure.name,
-        value: arrow(one),
-        note: `base → tuned, ${one.verdict}`,
-    }));
+    const words = wordsOf(data.language);
+    const shown: readonly Metric[] = ["evalLoss", "rougeL", "bleu4"];
+    const compared = compare(data, "base");
+    return shown.flatMap((key) =>
+        compared
+            .filter(({ measure }) => measure.key === key)
+            .map((one) => ({
+                name: words.metric[key],
+                value: arrow(one),
+                note: words.baseToTuned(words.change[one.verdict]),
+            })),
+    );
 }
 
 export function metricTable(data: ReportData): Html {
-    const compared = compare(data, measures);
-    if (compared.length === 0) return html`<p>There are no held-out rows, so nothing was scored.</p>`;
+    const words = wordsOf(data.language);
+    const base = compare(data, "base");
+    const incumbent = compare(data, "incumbent");
+    if (base.length === 0) return html`<p>${words.noHeldOut}</p>`;
     const { rows } = data.tuned.metrics;
     const answered = data.tuned.cases.length;
-    const rare = Math.min(rows, answered) < 30 ? " With so few, a difference may be chance." : "";
-    return html`<table class="numbers">
-            <caption>
-                The loss is over ${plural(rows, "held-out row")}, the scores are over
-                ${plural(answered, "answer")}.${rare}
-            </caption>
-            <thead>
-                <tr>
-                    <th scope="col">Measure</th>
-                    <th scope="col">Base</th>
-                    <th scope="col">Tuned</th>
-                    <th scope="col">Difference</th>
-                </tr>
-            </thead>
-            <tbody>
-                ${compared.map(metricRow)}
-            </tbody>
-        </table>
-        <p class="muted">
-            Loss: mean cross-entropy per token of the reference answer; lower is better. BLEU (over characters) and
-            ROUGE (F, over words) compare an answer with the reference, in percent; higher is better.
-        </p>`;
+    const rare = Math.min(rows, answered) < 30 ? ` ${words.few}` : "";
+    const alone = incumbent.length === 0;
+    const row = (one: Comparison): Html => {
+        const other = incumbent.find(({ measure }) => measure === one.measure);
+        return html`<tr>
+            <th scope="row">${words.metric[one.measure.key]}</th>
+            <td>${one.measure.format(one.other)}</td>
+            ${alone ? undefined : html`<td>${other && one.measure.format(other.other)}</td>`}
+            <td>${one.measure.format(one.tuned)}</td>
+            <td>${changed(one, words)}</td>
+            ${alone ? undefined : html`<td>${other && changed(other, words)}</td>`}
+        </tr>`;
+    };
+    // Where it does not fit it scrolls, and what scrolls must be in reach of the keyboard.
+    return html`<div class="scroll" tabindex="0" role="group" aria-label="${words.section.metrics}">
+            <table class="numbers">
+                <caption>
+                    ${words.measured(rows, answered)}${rare}
+                </caption>
+                <thead>
+                    <tr>
+                        <th scope="col">${words.measure}</th>
+                        <th scope="col">${words.short.base}</th>
+                        ${alone ? undefined : html`<th scope="col">${words.short.incumbent}</th>`}
+                        <th scope="col">${words.short.tuned}</th>
+                        <th scope="col">${words.difference("base", alone)}</th>
+                        ${alone ? undefined : html`<th scope="col">${words.difference("incumbent", alone)}</th>`}
+                    </tr>
+                </thead>
+                <tbody>
+                    ${base.map(row)}
+                </tbody>
+            </table>
+        </div>
+        <p class="muted">${words.explained} ${base.some(({ interval }) => interval) ? words.interval : ""}</p>`;
 }
 
-function metricRow({ measure, base, tuned, change, verdict }: Comparison): Html {
-    return html`<tr>
-        <th scope="row">${measure.name}</th>
-        <td>${measure.format(base)}</td>
-        <td>${measure.format(tuned)}</td>
-        <td>${difference(change, measure.format)} <span class="${verdict.replace(" ", "-")}">${verdict}</span></td>
-    </tr>`;
+function changed({ measure, change, interval, verdict }: Comparison, words: Words): Html {
+    const shown = (value: number): string => difference(value, measure.format);
+    const within = interval && html`<br /><span class="muted">[${shown(interval.low)}, ${shown(interval.high)}]</span>`;
+    const className = verdict.replace(" ", "-");
+    return html`${shown(change)} <span class="${className}">${words.change[verdict]}</span>${within}`;
 }
 
-export function promptAnswers({ base, tuned }: ReportData): Html {
-    if (tuned.prompts.length === 0) return html`<p>No fixed prompts are configured.</p>`;
+export function promptAnswers(data: ReportData): Html {
+    const words = wordsOf(data.language);
+    const { base, tuned, incumbent } = data;
+    if (tuned.prompts.length === 0) return html`<p>${words.noPrompts}</p>`;
     const shown = fitting(
         tuned.prompts,
         200_000,
         (one, index) =>
             html`<article>
                 <h3>${inline(one.prompt)}</h3>
-                <div class="pair">
-                    ${answer("Base model", "base", base.prompts[index])} ${answer("Tuned model", "tuned", one)}
+                <div class="answers">
+                    ${answer("base", base.prompts[index], words)}
+                    ${incumbent && answer("incumbent", incumbent.evaluation.prompts[index], words)}
+                    ${answer("tuned", one, words)}
                 </div>
             </article>`,
     );
-    return html`${shown}${leftOut(tuned.prompts.length - shown.length, "prompt")}`;
+    return html`${shown}${leftOut(tuned.prompts.length - shown.length, words)}`;
 }
 
 function answer(
-    title: string,
-    className: "base" | "tuned",
+    model: keyof Words["model"],
     given: { readonly answer: string; readonly complete: boolean } | undefined,
+    words: Words,
     scores?: string,
 ): Html {
-    return html`<div class="answer ${className}">
-        <p class="who">${title}${scores === undefined ? undefined : html` <span class="muted">${scores}</span>`}</p>
-        ${given === undefined ? html`<p class="muted">(not asked)</p>` : quoted(given.answer)}
-        ${given?.complete === false ? html`<p class="cut">Cut off: the limit of new tokens was reached.</p>` : undefined}
+    return html`<div class="answer ${model}">
+        <p class="who">
+            ${words.model[model]}${scores === undefined ? undefined : html` <span class="muted">${scores}</span>`}
+        </p>
+        ${given === undefined ? html`<p class="muted">${words.notAsked}</p>` : quoted(given.answer, words)}
+        ${given?.complete === false ? html`<p class="cut">${words.cutOff}</p>` : undefined}
     </div>`;
-}
-
-/** Worst first: what went wrong is what a reader looks for. */
-export function heldOutCases({ base, tuned }: ReportData): Html {
-    if (tuned.cases.length === 0) return html`<p>No held-out question was answered.</p>`;
-    const pairs = tuned.cases
-        .map((one, index) => ({ tuned: one, base: base.cases[index] }))
-        .sort((a, b) => a.tuned.rougeL - b.tuned.rougeL);
-    const shown = fitting(pairs, 400_000, (pair, index) => heldOutCase(pair.tuned, pair.base, index === 0));
-    return html`<p class="muted">Worst first. The number is the ROUGE-L of the tuned model's answer.</p>
-        ${shown}${leftOut(pairs.length - shown.length, "case")}`;
 }
 
 type Case = ModelEvaluation["cases"][number];
 
-function heldOutCase(tuned: Case, base: Case | undefined, open: boolean): Html {
+interface Compared {
+    readonly base: Case | undefined;
+    readonly incumbent: Case | undefined;
+    readonly tuned: Case;
+    /** Of ROUGE-L, against the incumbent, or where there is none against the base. */
+    readonly change: number;
+    readonly shownBy: readonly (keyof Words["show"])[];
+}
+
+/** Worst first: what went wrong is what a reader looks for. */
+export function heldOutCases(data: ReportData): Html {
+    const words = wordsOf(data.language);
+    const { base, tuned, incumbent } = data;
+    if (tuned.cases.length === 0) return html`<p>${words.noCases}</p>`;
+    const cases = tuned.cases
+        .map((one, index): Compared => {
+            const others = { base: base.cases[index], incumbent: incumbent?.evaluation.cases[index] };
+            const opponent = others.incumbent ?? others.base;
+            const change = one.rougeL - (opponent?.rougeL ?? one.rougeL);
+            const shownBy = (["worse", "better", "cut", "empty"] as const).filter((kind) => belongs(kind, one, change));
+            return { ...others, tuned: one, change, shownBy };
+        })
+        .sort((a, b) => a.change - b.change || a.tuned.rougeL - b.tuned.rougeL);
+    const shown = fitting(cases, 400_000, (one, index) => heldOutCase(one, index === 0, words));
+    return html`<p class="muted">${words.worstFirst(incumbent === undefined ? "base" : "incumbent")}</p>
+        <div class="cases">${filter(cases.slice(0, shown.length), words)}${shown}</div>
+        ${leftOut(cases.length - shown.length, words)}`;
+}
+
+function belongs(
+    kind: "worse" | "better" | "cut" | "empty",
+    { answer: text, complete }: Case,
+    change: number,
+): boolean {
+    switch (kind) {
+        case "worse":
+            return Number(score(change)) < 0;
+        case "better":
+            return Number(score(change)) > 0;
+        case "cut":
+            return !complete;
+        case "empty":
+            return text.trim() === "";
+    }
+}
+
+/** Radio buttons that style.css looks at: a filter that needs no script. */
+function filter(cases: readonly Compared[], words: Words): Html {
+    const kinds = Object.keys(words.show) as (keyof Words["show"])[];
+    const choice = (kind: (typeof kinds)[number]): Html => {
+        const number = kind === "all" ? cases.length : cases.filter(({ shownBy }) => shownBy.includes(kind)).length;
+        return html`<label
+            ><input
+                type="radio"
+                name="show"
+                id="show-${kind}"
+                ${kind === "all" ? "checked" : ""}
+                ${number === 0 ? "disabled" : ""}
+            />
+            ${words.show[kind]} <span class="muted">${number}</span></label
+        > `;
+    };
+    return html`<fieldset class="filter">
+        <legend>${words.filter}</legend>
+        ${kinds.map(choice)}
+    </fieldset>`;
+}
+
+function heldOutCase({ base, incumbent, tuned, change, shownBy }: Compared, open: boolean, words: Words): Html {
     const scores = (one: Case): string => `ROUGE-L ${score(one.rougeL)}, BLEU-4 ${score(one.bleu4)}`;
-    return html`<details class="case" ${open ? "open" : ""}>
+    const word = shownBy.includes("worse") ? "worse" : shownBy.includes("better") ? "better" : "the-same";
+    return html`<details class="case ${shownBy.join(" ")}" ${open ? "open" : ""}>
         <summary>
             <span class="score">${score(tuned.rougeL)}</span>
+            <span class="change ${word}">${difference(change, score)}</span>
             <span class="line">${inline(tuned.question)}</span>
         </summary>
-        <p class="who">Question</p>
-        ${quoted(tuned.question)}
-        <p class="who">Reference</p>
-        ${quoted(tuned.reference)}
-        <div class="pair">
-            ${answer("Base model", "base", base, base && scores(base))}
-            ${answer("Tuned model", "tuned", tuned, scores(tuned))}
+        <p class="who">${words.question}</p>
+        ${quoted(tuned.question, words)}
+        <p class="who">${words.reference}</p>
+        ${quoted(tuned.reference, words)}
+        <div class="answers">
+            ${answer("base", base, words, base && scores(base))}
+            ${incumbent && answer("incumbent", incumbent, words, scores(incumbent))}
+            ${answer("tuned", tuned, words, scores(tuned))}
         </div>
     </details>`;
 }
 
-function leftOut(number: number, what: string): Html | undefined {
-    if (number === 0) return undefined;
-    return html`<p class="muted">
-        ${plural(number, `more ${what}`)} left out to keep the page small; evaluation.json has them all.
-    </p>`;
+function leftOut(number: number, words: Words): Html | undefined {
+    return number === 0 ? undefined : html`<p class="muted">${words.leftOut(number)}</p>`;
 }

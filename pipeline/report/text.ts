@@ -1,15 +1,15 @@
-import { count } from "./format";
 import { html, type Html } from "./html";
+import type { Words } from "./words";
 
 /** More of one text helps nobody, and the page must stay small enough to send around. */
 const LONGEST = 12_000;
 
 /** Text of the data or of a model: any language and direction, any length, empty too. */
-export function quoted(text: string): Html {
-    if (text.trim() === "") return html`<p class="muted">(empty)</p>`;
+export function quoted(text: string, words: Words): Html {
+    if (text.trim() === "") return html`<p class="muted">${words.emptyText}</p>`;
     const shown = clipped(text, LONGEST);
     const rest = text.length - shown.length;
-    const left = rest > 0 ? html`<p class="muted">… and ${count(rest)} more characters.</p>` : undefined;
+    const left = rest > 0 ? html`<p class="muted">${words.moreCharacters(rest)}</p>` : undefined;
     return html`<p class="quoted" dir="auto" lang="${languageOf(shown)}">${shown}</p>
         ${left}`;
 }
@@ -25,7 +25,7 @@ export function clipped(text: string, length: number): string {
     return text.slice(0, length).replace(/[\uD800-\uDBFF]$/, "");
 }
 
-/** Decides glyphs and voice for what is surely not English, which is the language of the page. */
+/** Decides glyphs and voice, whatever the language of the page is. */
 function languageOf(text: string): string {
     if (/[\p{Script=Hiragana}\p{Script=Katakana}]/u.test(text)) return "ja";
     if (/\p{Script=Hangul}/u.test(text)) return "ko";

@@ -1,114 +1,24 @@
 // The page that an update ends in: what it says, that data stays text in it, and that it needs nothing but itself.
 import { describe, expect, test } from "vitest";
-import type { ModelEvaluation, ReportData, ReportStage } from "../../pipeline/report/data";
-import { bytes, difference, duration, learningRate, loss } from "../../pipeline/report/format";
+import * as fs from "node:fs";
+import * as path from "node:path";
+import { z } from "zod";
+import { reportSchema, type ModelEvaluation, type ReportData } from "../../pipeline/report/data";
+import { bytes, difference, learningRate, loss } from "../../pipeline/report/format";
 import { html } from "../../pipeline/report/html";
 import { renderReport } from "../../pipeline/report/render";
 import { clipped } from "../../pipeline/report/text";
-
-const at = new Date("2026-07-30T14:05:11Z");
-
-function stage(name: string, kind: string, action: ReportStage["action"], seconds: number): ReportStage {
-    const run = { run: `${name}-0123`, digest: "c0ffee".repeat(10), finishedAt: at };
-    return { name, kind, action, seconds, reasons: [], ...run };
-}
-
-function evaluation(which: "base" | "tuned", metrics: Partial<ModelEvaluation["metrics"]>): ModelEvaluation {
-    const answered = (question: string, rougeL: number): ModelEvaluation["cases"][number] => ({
-        question,
-        reference: `reference of ${question}`,
-        answer: `${which} answer to ${question}`,
-        complete: true,
-        bleu4: 1.5,
-        rouge1: 20,
-        rouge2: 5,
-        rougeL,
-    });
-    return {
-        metrics: { evalLoss: 3.7612, bleu4: 2, rouge1: 18, rouge2: 3, rougeL: 13.2, rows: 50, ...metrics },
-        losses: [],
-        cases: [answered("胎动减少", 50), answered("newborn skin looks yellow", 20), answered("飞蚊症", 35)],
-        prompts: [{ prompt: "感冒了应该怎么办？", answer: `${which}: 多喝水`, complete: which === "tuned" }],
-    };
-}
-
-const steps = (number: number): ReportData["losses"] =>
-    Array.from({ length: number }, (_, index) => ({
-        step: index + 1,
-        loss: 0.6 + 3 * Math.exp(-index / 9),
-        learningRate: 5e-5 * (1 - index / number),
-    }));
-
-const none = { rows: 0, examples: [] };
-const data: ReportData = {
-    stack: "dev",
-    at,
-    notice: "This is a demonstration, not medical advice.",
-    stages: [
-        stage("dataset", "Dataset", "unchanged", 1.2),
-        stage("base", "Model", "cached", 34),
-        {
-            ...stage("training", "Training", "ran", 184.3),
-            reasons: ["learningRate 0.0005 → 0.0001"],
-            expectedSeconds: 150,
-            host: {
-                machine: "x86_64",
-                cpus: 16,
-                gpus: ["NVIDIA A10"],
-                driver: "570.158.01",
-                release: "ubuntu 22.04",
-                torch: "2.8.0",
-                cuda: "12.8",
-                llamafactory: "0.9.5",
-            },
-        },
-        {
-            ...stage("evaluation", "Evaluation", "attached", 71),
-            reasons: ["trained 0123 → 4567", "maxNewTokens 64 → 128"],
-            host: { machine: "aarch64", cpus: 1 },
-        },
-    ],
-    settings: { method: "lora", loraRank: 8, llamafactory: { lora_dropout: 0.1 } },
-    losses: steps(40),
-    evalLosses: [
-        { step: 20, loss: 1.25 },
-        { step: 40, loss: 0.75 },
-    ],
-    dataset: {
-        scanned: 6230,
-        kept: 5000,
-        dropped: { "duplicate question": 301, "score below 4": 929, "never": 0 },
-        rows: { train: 4250, validation: 500, test: 250 },
-        characters: { p50: 118, p95: 212, max: 1043 },
-        quality: {
-            ...{ leaks: none, duplicates: none, emptyAnswers: none, oneWordAnswers: none, otherScript: none },
-            ...{ overCutoff: null, identityNumbers: none, emailAddresses: none },
-            nearDuplicates: { rows: 1, examples: ['row 1 (train) and row 9 (train), 84 % alike: "<Why>?" and "Why?"'] },
-            mobileNumbers: { rows: 2, examples: ['row 7: "138******78"', 'row 8: "199******00"'] },
-        },
-    },
-    base: evaluation("base", {}),
-    tuned: evaluation("tuned", { evalLoss: 0.5904, bleu4: 27.9, rouge1: 48, rouge2: 22, rougeL: 41.4 }),
-    exported: {
-        folder: "/data/it's here/model",
-        files: 11,
-        bytes: 1_192_134_656,
-        parity: { checked: 2, equal: 2 },
-        chat: { instruction: "你是一名医生。", enableThinking: false },
-    },
-    provenance: { model: { commit: "9f9f9f" }, tools: { torch: "2.9.1" } },
-};
-
-const nothingHeldOut: ModelEvaluation = {
-    metrics: { evalLoss: null, bleu4: null, rouge1: null, rouge2: null, rougeL: null, rows: 0 },
-    losses: [],
-    cases: [],
-    prompts: [],
-};
+import { wordsOf } from "../../pipeline/report/words";
+import { project } from "../../scripts/locations.cjs";
+import { data, differences, evaluation, hostile, nothingHeldOut, refused, steps } from "./report-data";
 
 /** What a reader sees, more or less: the page without tags, with one space between words. */
 async function textOf(changed: Partial<ReportData> = {}): Promise<string> {
-    const page = await renderReport({ ...data, ...changed });
+    const { base = data.base, tuned = data.tuned } = changed;
+    return textIn(await renderReport({ ...data, differences: differences("base", base, tuned), ...changed }));
+}
+
+function textIn(page: string): string {
     return page
         .replace(/<style>[\s\S]*?<\/style>/g, "")
         .replace(/<[^>]+>/g, " ")
@@ -156,7 +66,7 @@ describe("what the page says", () => {
         expect(text).toContain(
             "感冒了应该怎么办？ Base model base: 多喝水 Cut off: the limit of new tokens was reached.",
         );
-        expect(text).toContain("Tuned model tuned: 多喝水 Stages");
+        expect(text).toContain("Tuned model tuned: 多喝水 Metrics");
     });
 
     test("stages say what happened and how long it took", async () => {
@@ -189,8 +99,10 @@ describe("what the page says", () => {
     test("held-out cases come worst first", async () => {
         const page = await renderReport(data);
         const cases = [...page.matchAll(/<span class="score">([\d.]+)<\/span>/g)].map(([, score]) => score);
-        expect(cases).toEqual(["20.0", "35.0", "50.0"]);
-        expect(await textOf()).toContain("Reference reference of 飞蚊症 Base model ROUGE-L 35.0, BLEU-4 1.5");
+        expect(cases).toEqual(["15.0", "35.0", "60.0"]);
+        const text = await textOf();
+        expect(text).toContain("Show all 3 worse 1 better 1 cut off 0 empty 0 15.0 −5.0 newborn skin looks yellow");
+        expect(text).toContain("Reference reference of 飞蚊症 Base model ROUGE-L 35.0, BLEU-4 1.5");
     });
 
     test("the data set's rows are accounted for", async () => {
@@ -230,7 +142,7 @@ describe("what the page says", () => {
             "2 of 3 prompts exactly like base + adapter. Their logits differ by",
         ],
     ])("parity %o", async (parity, expected) => {
-        expect(await textOf({ exported: { ...data.exported, parity } })).toContain(expected);
+        expect(await textOf({ exported: data.exported && { ...data.exported, parity } })).toContain(expected);
     });
 
     test("code keeps its lines", async () => {
@@ -241,30 +153,6 @@ describe("what the page says", () => {
 });
 
 describe("data stays text", () => {
-    const evil = `<script>alert(1)</script><img src=http://a.example/b onerror="x">'&amp;`;
-    const arabic = "مرحبا بالعالم";
-
-    const hostile: ReportData = {
-        ...data,
-        stack: evil,
-        notice: evil,
-        stages: [{ ...stage(evil, evil, "ran", 1), run: evil, digest: evil, reasons: [evil] }],
-        settings: { [evil]: evil },
-        dataset: { ...data.dataset, dropped: { [evil]: 1 } },
-        tuned: {
-            ...data.tuned,
-            cases: [
-                {
-                    ...{ question: evil, reference: arabic, answer: "👩‍👩‍👧".repeat(2000), complete: false },
-                    ...{ bleu4: 0, rouge1: 0, rouge2: 0, rougeL: 0 },
-                },
-            ],
-            prompts: [{ prompt: evil, answer: "x".repeat(10_000), complete: false }],
-        },
-        exported: { ...data.exported, folder: evil, chat: { instruction: evil } },
-        provenance: { [evil]: evil },
-    };
-
     test("markup from data is escaped everywhere", async () => {
         const page = await renderReport(hostile);
         expect(page).not.toContain("<script");
@@ -275,7 +163,7 @@ describe("data stays text", () => {
 
     test("its direction and language come from itself", async () => {
         const page = await renderReport(hostile);
-        expect(page).toContain(`<p class="quoted" dir="auto" lang="ar">${arabic}</p>`);
+        expect(page).toContain(`<p class="quoted" dir="auto" lang="ar">مرحبا بالعالم</p>`);
         expect(await renderReport(data)).toContain('<bdi lang="zh">感冒了应该怎么办？</bdi>');
     });
 
@@ -342,7 +230,11 @@ describe("one file, and nothing else", () => {
             })),
         });
         expect(Buffer.byteLength(await renderReport(data))).toBeLessThan(100_000);
-        const changed = { losses: steps(5000), base: many(data.base), tuned: many(data.tuned) };
+        const changed = {
+            training: { ...data.training, losses: steps(5000) },
+            base: many(data.base),
+            tuned: many(data.tuned),
+        };
         expect(Buffer.byteLength(await renderReport({ ...data, ...changed }))).toBeLessThan(600_000);
         const text = await textOf(changed);
         // Not with toContain: its message would hold half a megabyte.
@@ -365,7 +257,8 @@ describe("charts", () => {
     });
 
     test("take their colours from the page, so that they follow its scheme", async () => {
-        const svgs = (await renderReport(data)).match(/<svg[\s\S]*?<\/svg>/g) ?? [];
+        const charts = (await renderReport(data)).split('class="chart"').slice(1).join("");
+        const svgs = charts.match(/<svg[\s\S]*?<\/svg>/g) ?? [];
         expect(svgs).toHaveLength(4);
         for (const svg of svgs) expect(svg).not.toMatch(/#[0-9a-f]{3,6}|rgb/i);
         expect(svgs[0]).toContain('stroke="var(--tuned)"');
@@ -390,7 +283,7 @@ describe("little or nothing to show", () => {
     });
 
     test("no validation, no learning rate, one step", async () => {
-        const text = await textOf({ losses: [{ step: 1, loss: 3.2, learningRate: undefined }], evalLosses: [] });
+        const text = await textOf({ training: { losses: [{ step: 1, loss: 3.2 }], evalLosses: [] } });
         expect(text).toContain(
             "Training loss: 3.20 at step 1. There are no validation rows, hence no validation loss.",
         );
@@ -403,8 +296,7 @@ describe("little or nothing to show", () => {
         const page = await renderReport({
             ...data,
             notice: "",
-            losses: [],
-            evalLosses: [],
+            training: { losses: [], evalLosses: [] },
             settings: {},
             stages: data.stages.map((one) => ({ ...one, action: "cached" })),
             tuned: { ...data.tuned, prompts: empty },
@@ -420,6 +312,7 @@ describe("little or nothing to show", () => {
 });
 
 test("numbers for people", () => {
+    const { duration } = wordsOf("en");
     expect([3.7612, 0.0123456, 0, 12.3].map(loss)).toEqual(["3.76", "0.012", "0.00", "12.30"]);
     expect([5e-5, 0, 1.23456e-4].map(learningRate)).toEqual(["5e-5", "0", "1.23e-4"]);
     expect([0.2, 12.4, 59.7, 200, 7260].map(duration)).toEqual([
@@ -437,4 +330,80 @@ test("numbers for people", () => {
         "1.00 GB",
     ]);
     expect([-3.17, 0.5, 0, -0].map((value) => difference(value, loss))).toEqual(["−3.17", "+0.50", "0.00", "0.00"]);
+});
+
+describe("report.json", () => {
+    const committed = path.join(project, "pipeline", "report", "report.schema.json");
+
+    test("has the schema that is committed", () => {
+        const schema = z.toJSONSchema(reportSchema, { unrepresentable: "any" });
+        if (process.env["UPDATE_SCHEMA"]) fs.writeFileSync(committed, `${JSON.stringify(schema, undefined, 4)}\n`);
+        expect(JSON.parse(fs.readFileSync(committed, "utf8"))).toEqual(schema);
+    });
+
+    test.each([
+        ["accepted", data],
+        ["refused", refused],
+        ["hostile", hostile],
+    ])("of %s data is valid by it", (_, one) => {
+        const schema = z.fromJSONSchema(JSON.parse(fs.readFileSync(committed, "utf8")) as z.core.JSONSchema.JSONSchema);
+        const written = JSON.parse(JSON.stringify(one)) as ReportData;
+        expect(schema.safeParse(written).error?.issues).toBeUndefined();
+        expect(schema.safeParse({ ...written, verdict: { ...written.verdict, decision: "maybe" } }).success).toBe(
+            false,
+        );
+        const { stack: _stack, ...without } = written;
+        expect(schema.safeParse(without).success).toBe(false);
+    });
+});
+
+describe("a refused model", () => {
+    test("its page begins with that, and names what failed", async () => {
+        const text = textIn(await renderReport(refused));
+        const places = [
+            "Refused A condition of the gate does not hold",
+            "does not hold Held-out loss 0.59 against 0.48 of the incumbent difference between +0.10 and +0.12 (95 % sure)",
+            'does not hold the answer to "感冒了应该怎么办？" does not say "医生"',
+            "20 held-out rows are fewer than 30: the verdict may be chance",
+            "Incumbent incumbent: 多喝水",
+            "export skipped Not run, because the model was refused.",
+            "the adapter that was refused is here: /data/adapter",
+        ].map((part) => text.indexOf(part));
+        expect(places).not.toContain(-1);
+        expect(places).toEqual([...places].sort((a, b) => a - b));
+    });
+
+    test("it is compared with base and incumbent, each with how sure that is", async () => {
+        const text = textIn(await renderReport(refused));
+        expect(text).toContain("Measure Base Incumbent Tuned Against base Against incumbent");
+        expect(text).toContain(
+            "Held-out loss 3.76 0.48 0.59 −3.17 may be chance [−0.50, +30.00] +0.11 worse [+0.10, +0.12]",
+        );
+    });
+
+    test("the incumbent's curves are drawn beside its own", async () => {
+        const page = await renderReport(refused);
+        expect(page).toContain("Training loss of the incumbent: from 3.60 at step 1");
+        expect(page).toContain("Validation loss of the incumbent: 0.90 at step 30.");
+        expect(page).toContain('stroke="var(--incumbent)"');
+    });
+});
+
+test("cost is shown where there is a price", async () => {
+    const stages = data.stages.map((one) => (one.name === "training" ? { ...one, cost: 1.234 } : one));
+    const text = await textOf({ stages });
+    expect(text).toContain("Took 3 min 4 s, in this update; 2 min 30 s were expected, cost 1.23.");
+    expect(text).toContain("Cost 1.23 of this update, at the target's price");
+});
+
+describe("in Chinese", () => {
+    test("every word of the page's own is Chinese", async () => {
+        const text = textIn(await renderReport({ ...refused, language: "zh" }));
+        expect(text).toContain("被拒绝 有门槛条件未满足");
+        expect(text).toContain("本次更新用时 3 分 4 秒；预计 2 分 30 秒。");
+        expect(text).toContain("丢弃： question 重复 301");
+        const page = await renderReport({ ...data, language: "zh" });
+        expect(page).toContain('<html lang="zh">');
+        expect(page).not.toMatch(/>\s*(Verdict|Answers|Stages|Curves|Metrics|Data set|Provenance|Base model|Took)\b/);
+    });
 });
