@@ -12,6 +12,9 @@ import type { TrainingArgs } from "./training";
 /** Names of the stages that this program has declared, in order: what never got its turn is reported as skipped. */
 export const declared: { readonly name: string; readonly type: string }[] = [];
 
+/** What the program has said of its report: for an update that ends before it. */
+export const reported: Pick<ReportArgs, "stack" | "notice" | "language">[] = [];
+
 /** Every field of a stage's arguments may be the output of another resource. */
 export type Inputs<Fields> = { readonly [Name in keyof Fields]: Input<Fields[Name]> };
 
@@ -89,7 +92,7 @@ export class Service extends StageResource {
 export class Report extends StageResource {
     constructor(
         name: string,
-        args: Inputs<Pick<ReportArgs, "stack" | "notice" | "language">> & {
+        args: Pick<ReportArgs, "stack" | "notice" | "language"> & {
             readonly stages: Readonly<Record<keyof ReportArgs["keys"], StageResource>>;
         },
         options?: CustomResourceOptions,
@@ -99,5 +102,6 @@ export class Report extends StageResource {
         const digests = Object.fromEntries(all.map(([stage, { digest }]) => [stage, digest]));
         const keys = Object.fromEntries(all.map(([stage, { key }]) => [stage, key]));
         super("Report", name, { ...rest, digests, keys }, options);
+        reported.push(rest);
     }
 }

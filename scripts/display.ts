@@ -67,7 +67,7 @@ export class Display {
         this.paint();
         const word = WORDS[outcome.action] ?? outcome.action;
         this.line(`  ${outcome.name.padEnd(NAME)} ${word.padEnd(15)} ${details(outcome)}`.trimEnd());
-        for (const reason of outcome.reasons) this.line(`              ${described(reason)}`);
+        for (const reason of outcome.reasons) this.line(`              ${describeReason(reason)}`);
         if (outcome.keeps !== undefined) this.line(`              keeps ${outcome.keeps.join(", ")}`);
         if (outcome.error) this.line(indent(outcome.error));
     }
@@ -116,7 +116,8 @@ function atWork({ since, losses, text }: AtWork, columns: number): string {
     return [0, 1, 2].map(line).find((one) => one.length <= columns) ?? line(3);
 }
 
-function described({ field, old, new: now }: StageOutcome["reasons"][number]): string {
+/** Why a stage runs again, in one line. */
+export function describeReason({ field, old, new: now }: StageOutcome["reasons"][number]): string {
     if (field === "drift") return now === null ? `repairs: ${compact(old)}` : compact(now);
     if (field === "interrupted") return "the last update did not come to its end";
     const after = now === "unknown" ? UNKNOWN : now;

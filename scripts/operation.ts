@@ -1,5 +1,6 @@
 import * as fs from "node:fs";
 import * as path from "node:path";
+import { pathToFileURL } from "node:url";
 import { Command } from "commander";
 import { duration } from "../pipeline/duration";
 import { isActive, listRuns } from "../pipeline/store/runs";
@@ -8,6 +9,7 @@ import { parseOrExplain, UsageError } from "./arguments";
 import { Display } from "./display";
 import { drive, explainCli, type Ended, type Operation } from "./driver";
 import type { EngineEvent } from "./events";
+import { keepReport } from "./generation";
 import { home, project } from "./locations.cjs";
 import { Outcomes, type StageOutcome } from "./outcome";
 import { writeRoots } from "./stacks";
@@ -59,7 +61,7 @@ export async function operate(operation: Operation, args: readonly string[], pul
     });
 
     if (operation === "up" && !ended.cancelled) await sendAgain(unsent, display);
-    const { declared } = await import("../pipeline/resources");
+    const { declared, reported } = await import("../pipeline/resources");
     const stages = outcomes.list(operation === "up" || operation === "preview" ? declared : []).map(withActiveRun);
     const result = judge(ended, outcomes, stages);
     const keys = operation === "destroy" ? [] : stages.flatMap((stage) => stage.key ?? []);
@@ -69,10 +71,14 @@ export async function operate(operation: Operation, args: readonly string[], pul
         if (!outcomes.shown.has(stage.name)) display.stage(stage);
     }
     if (problem !== undefined) process.stderr.write(`${problem}\n`);
-    display.line(closing(operation, result, stages, (Date.now() - begin) / 1000, outcomes));
+    const page = operation === "up" ? await keep(stages, reported[0], display) : undefined;
+    const report = page ?? outcomes.outputs["report"];
+    display.line(closing(operation, result, stages, (Date.now() - begin) / 1000, report));
     if (options.json) {
         const error = problem === undefined ? {} : { error: problem };
-        const answer = { stack: options.stack, result, stages, outputs: outcomes.outputs, ...error };
+        // An update that was refused has no outputs, but a page.
+        const outputs = result === "refused" && page !== undefined ? { report: page } : outcomes.outputs;
+        const answer = { stack: options.stack, result, stages, outputs, ...error };
         process.stdout.write(`${JSON.stringify(answer)}\n`);
     }
     return result === "failed" && (ended.programError !== undefined || outcomes.misconfigured)
@@ -90,6 +96,22 @@ async function sendAgain(unsent: readonly Upload[], display: Display): Promise<v
     await sendPending(new Store(home()), pending, (text) => {
         display.line(text);
     });
+}
+
+/** The page of this update in the stack's history. What was done counts, with a page or without. */
+async function keep(
+    stages: readonly StageOutcome[],
+    report: Parameters<typeof keepReport>[2] | undefined,
+    display: Display,
+): Promise<string | undefined> {
+    if (report === undefined) return undefined;
+    try {
+        const page = await keepReport(home(), stages, report);
+        return page === undefined ? undefined : pathToFileURL(page).href;
+    } catch (error) {
+        display.line(`warning: this update has no page in the history: ${(error as Error).message}`);
+        return undefined;
+    }
 }
 
 type Result = "succeeded" | "failed" | "refused" | "detached";
@@ -198,11 +220,12 @@ function closing(
     result: Result,
     stages: readonly StageOutcome[],
     seconds: number,
-    outcomes: Outcomes,
+    report: unknown,
 ): string {
+    const page = typeof report === "string" ? ` Report: ${report}` : "";
     const took = `${seconds.toFixed(1)} s`;
     if (result === "detached") return `Detached after ${took}: what runs goes on; \`npm run up\` attaches to it.`;
-    if (result === "refused") return `Refused by the gate after ${took}; the old model stays.`;
+    if (result === "refused") return `Refused by the gate after ${took}; the old model stays.${page}`;
     if (result === "failed") return `Failed after ${took}.`;
     const count = (action: StageOutcome["action"]) => stages.filter((stage) => stage.action === action).length;
     if (operation === "destroy") return `Destroyed (${took}); runs and artifacts are still in the store.`;
@@ -214,6 +237,5 @@ function closing(
     if (operation === "preview") {
         return `Would run ${count("would-run")}${expected(stages)}, reuse ${count("would-reuse")}, unchanged ${count("unchanged")} (${took}).`;
     }
-    const report = outcomes.outputs["report"];
-    return `Done in ${took}.${typeof report === "string" ? ` Report: ${report}` : ""}`;
+    return `Done in ${took}.${page}`;
 }

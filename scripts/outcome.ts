@@ -37,6 +37,8 @@ export interface StageOutcome {
     /** The machine that it was made on, of a run on a target. */
     readonly host?: JsonObject;
     readonly seconds?: number;
+    /** Of these seconds, in the money of the target's price. */
+    readonly cost?: number;
     /** In a preview: whether the stack does not have the stage yet. */
     readonly isNew?: true;
     /** In a preview: how long it takes, going by an earlier run with as much to do on such a machine. */
@@ -179,6 +181,7 @@ function pick(outputs: JsonObject): Partial<StageOutcome> {
         "run",
         "host",
         "seconds",
+        "cost",
         "expectedSeconds",
         "lastSeconds",
         "keeps",

@@ -3,6 +3,7 @@ import type { ReportData } from "./data";
 import { datasetFacts, provenance, settingsTable, usage } from "./facts";
 import { bytes, loss, money, time } from "./format";
 import { stageGraph } from "./graph";
+import { wayToIndex } from "./history";
 import { html, type Html } from "./html";
 import { page } from "./page";
 import { heldOutCases, metricTable, promptAnswers, qualityTiles, verdict, type Tile } from "./quality";
@@ -35,6 +36,10 @@ export async function renderReport(data: ReportData): Promise<string> {
             <header>
                 <p class="muted">${words.title}, <time datetime="${data.at}">${time(data.at)}</time></p>
                 <h1>${inline(data.stack)}</h1>
+                <p>
+                    <a href="${wayToIndex(data.stack)}">${words.history}</a>
+                    <span class="muted">${words.historyNote}</span>
+                </p>
                 ${data.notice === "" ? undefined : html`<p class="notice" role="note">${inline(data.notice)}</p>`}
             </header>
             <nav aria-label="${words.sections}">

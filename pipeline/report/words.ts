@@ -254,7 +254,6 @@ const english = {
     result: "Verdict",
     changed: "What changed",
     nothingChanged: "as before",
-    page: "report",
     metricsOverTime: "Held-out loss of the tuned models, refused ones too",
 };
 
@@ -476,6 +475,5 @@ const chinese: Words = {
     result: "结论",
     changed: "变化",
     nothingChanged: "与之前相同",
-    page: "报告",
     metricsOverTime: "各微调模型的测试损失（包括被拒绝的）",
 };

@@ -42,7 +42,7 @@ describe("what the page says", () => {
     test("the stack, the time and the notice are at its top, the verdict follows", async () => {
         const text = await textOf();
         const places = [
-            "Retune report, 2026-07-30 14:05 UTC dev",
+            "Retune report, 2026-07-30 14:05 UTC dev All generations of this stack (a page on the machine that made this one)",
             "This is a demonstration, not medical advice.",
             "Better than the base model: held-out loss 3.76 → 0.59, ROUGE-L 13.2 → 41.4.",
             "base: 多喝水",
@@ -190,7 +190,10 @@ describe("data stays text", () => {
 describe("one file, and nothing else", () => {
     test("it refers to nothing outside, runs nothing, and forbids both", async () => {
         const page = await renderReport(data);
-        expect(references(page).filter((one) => !one.startsWith("href=#"))).toEqual(["href=data:,"]);
+        expect(references(page).filter((one) => !one.startsWith("href=#"))).toEqual([
+            "href=data:,",
+            "href=../../../history/dev/index.html", // for a reader, on the machine that made it
+        ]);
         expect(page).not.toMatch(/https?:|url\(|@import|<script|<iframe|<object|<embed|<link rel="stylesheet"/i);
         expect(page).toContain(
             `content="default-src &#39;none&#39;; style-src &#39;unsafe-inline&#39;; img-src data:;`,

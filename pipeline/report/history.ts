@@ -1,0 +1,137 @@
+import * as fs from "node:fs";
+import * as path from "node:path";
+import { drawChart } from "./charts";
+import type { Language, ModelEvaluation, ReportData } from "./data";
+import { loss, score, time } from "./format";
+import { html, type Html } from "./html";
+import { page } from "./page";
+import { inline } from "./text";
+import { wordsOf } from "./words";
+
+/*
+ * RETUNE_HOME/history/STACK/ keeps what every update made that changed something, whatever becomes of its runs: a folder
+ * for each, from 1 on, with report.html, report.json and generation.json, and index.html over all of them.
+ */
+
+/** `generation.json`: what the index says of an update. */
+export interface Generation {
+    readonly number: number;
+    readonly at: string;
+    readonly decision: ReportData["verdict"]["decision"];
+    readonly metrics: ModelEvaluation["metrics"];
+    /** What made the stages run, in words; none of the first update. */
+    readonly changes: readonly string[];
+}
+
+export function historyFolder(home: string, stack: string): string {
+    return path.join(home, "history", encodeURIComponent(stack));
+}
+
+/** The way from a report to its index: the same from here and from RETUNE_HOME/runs/KEY/out/, where it was made. */
+export function wayToIndex(stack: string): string {
+    return `../../../history/${encodeURIComponent(encodeURIComponent(stack))}/index.html`;
+}
+
+/** All of a stack, the oldest first. */
+export function generationsOf(home: string, stack: string): Generation[] {
+    const folder = historyFolder(home, stack);
+    const names = fs.existsSync(folder) ? fs.readdirSync(folder).filter((name) => /^\d+$/.test(name)) : [];
+    return names
+        .map((name) => JSON.parse(fs.readFileSync(path.join(folder, name, "generation.json"), "utf8")) as Generation)
+        .sort((a, b) => a.number - b.number);
+}
+
+/** Keeps a report as the next generation of its stack. Answers the path of its page. */
+export async function keepGeneration(home: string, data: ReportData, report: string): Promise<string> {
+    const folder = historyFolder(home, data.stack);
+    const number = (generationsOf(home, data.stack).at(-1)?.number ?? 0) + 1;
+    const { at, verdict, tuned } = data;
+    const made: Generation = {
+        ...{ number, at, decision: verdict.decision, metrics: tuned.metrics },
+        changes: data.stages.flatMap(({ reasons }) => reasons).filter((reason) => !isConsequence(reason)),
+    };
+    const place = path.join(folder, String(number));
+    const temporary = path.join(folder, `.${number}.${process.pid}`);
+    await fs.promises.mkdir(temporary, { recursive: true });
+    await fs.promises.writeFile(path.join(temporary, "report.html"), report);
+    await fs.promises.writeFile(path.join(temporary, "report.json"), JSON.stringify(data, undefined, 1));
+    await fs.promises.writeFile(path.join(temporary, "generation.json"), JSON.stringify(made, undefined, 1));
+    await fs.promises.rename(temporary, place);
+    const index = path.join(folder, "index.html");
+    await fs.promises.writeFile(`${index}.${process.pid}`, await renderHistory(home, data));
+    await fs.promises.rename(`${index}.${process.pid}`, index);
+    return path.join(place, "report.html");
+}
+
+/** That a stage took in another result says only that the one before it made another. */
+function isConsequence(reason: string): boolean {
+    return /^\S+ [0-9a-f]{12} → [0-9a-f]{12}$/.test(reason);
+}
+
+async function renderHistory(
+    home: string,
+    { stack, language }: Pick<ReportData, "stack" | "language">,
+): Promise<string> {
+    const words = wordsOf(language);
+    const all = generationsOf(home, stack);
+    const losses = all.flatMap(({ number, metrics }) =>
+        metrics.evalLoss === null ? [] : [[number, metrics.evalLoss] as const],
+    );
+    const title = words.generations(stack);
+    return page(language, {
+        title,
+        header: html`<header>
+            <h1>${inline(title)}</h1>
+            <p class="muted">${words.historyIntro}</p>
+        </header>`,
+        main: html`${
+                losses.length < 2
+                    ? undefined
+                    : html`<figure>
+                          <figcaption><span>${words.metricsOverTime}</span></figcaption>
+                          ${await drawChart({
+                              description: losses.map(([number, value]) => `${number}: ${loss(value)}`).join(", "),
+                              height: 220,
+                              axis: words.generation,
+                              format: loss,
+                              curves: [{ color: "var(--tuned)", line: "solid", marked: true, points: losses }],
+                          })}
+                      </figure>`
+            }
+            <div class="scroll" tabindex="0" role="group" aria-label="${title}">
+                <table class="history">
+                    <thead>
+                        <tr>
+                            <th scope="col">${words.generation}</th>
+                            <th scope="col">${words.made}</th>
+                            <th scope="col">${words.result}</th>
+                            <th scope="col">${words.metric.evalLoss}</th>
+                            <th scope="col">${words.metric.rougeL}</th>
+                            <th scope="col">${words.metric.bleu4}</th>
+                            <th scope="col">${words.changed}</th>
+                        </tr>
+                    </thead>
+                    <tbody>
+                        ${all.toReversed().map((one) => row(one, language))}
+                    </tbody>
+                </table>
+            </div>`,
+    });
+}
+
+function row({ number, at, decision, metrics, changes }: Generation, language: Language): Html {
+    const words = wordsOf(language);
+    const shown = (value: number | null, format: (value: number) => string): string =>
+        value === null ? "–" : format(value);
+    return html`<tr class="${decision}">
+        <th scope="row"><a href="${number}/report.html">${number}</a></th>
+        <td><time datetime="${at}">${time(at)}</time></td>
+        <td><span class="badge">${words.decision[decision]}</span></td>
+        <td>${shown(metrics.evalLoss, loss)}</td>
+        <td>${shown(metrics.rougeL, score)}</td>
+        <td>${shown(metrics.bleu4, score)}</td>
+        <td>
+            ${changes.length === 0 ? html`<span class="muted">${words.nothingChanged}</span>` : inline(changes.join("; "))}
+        </td>
+    </tr>`;
+}

@@ -1,0 +1,69 @@
+import type { ReportData } from "./data";
+import { difference, loss, score } from "./format";
+import { wordsOf, type Metric } from "./words";
+
+/** The verdict, the metrics and what was changed, short enough for a comment on a pull request. */
+export function renderMarkdown(data: ReportData): string {
+    const words = wordsOf(data.language);
+    const { verdict, differences, stages, incumbent } = data;
+    const mark = { accepted: "✅", ungated: "✅", overridden: "⚠️", refused: "❌" }[verdict.decision];
+    const conditions = verdict.conditions.map(({ held, text }) => `- ${held ? "✅" : "❌"} ${escaped(text)}`);
+    const metrics = [...new Set(differences.map(({ metric }) => metric))];
+    const against = incumbent === undefined ? (["base"] as const) : (["base", "incumbent"] as const);
+    const head = [
+        words.measure,
+        ...against.map((one) => words.short[one]),
+        words.short.tuned,
+        ...against.map((one) => words.difference(one, against.length === 1)),
+    ];
+    const rows = metrics.map((metric) => {
+        const found = against.map((one) => differences.find((two) => two.metric === metric && two.against === one));
+        const shown = (value: number | undefined): string => (value === undefined ? "–" : formatOf(metric)(value));
+        return [
+            words.metric[metric],
+            ...found.map((one) => shown(one?.other)),
+            shown(found[0]?.tuned),
+            ...found.map((one) => (one === undefined ? "–" : changeOf(one))),
+        ];
+    });
+    const table = [head, head.map((_, index) => (index === 0 ? "---" : "---:")), ...rows];
+    const changes = stages.flatMap(({ name, reasons }) =>
+        reasons.map((reason) => `- ${escaped(name)}: ${escaped(reason)}`),
+    );
+    const override = verdict.override && [`${words.reason}: ${escaped(verdict.override.reason)}`];
+    return [
+        [`## ${mark} ${escaped(data.stack)}: ${words.decision[verdict.decision]}`],
+        [words.decided[verdict.decision]],
+        override ?? [],
+        conditions,
+        verdict.warnings.map((warning) => `> ${escaped(warning)}`),
+        rows.length === 0 ? [] : table.map((cells) => `| ${cells.join(" | ")} |`),
+        changes,
+        data.notice === "" ? [] : [`_${escaped(data.notice)}_`],
+    ]
+        .filter((lines) => lines.length > 0)
+        .map((lines) => lines.join("\n"))
+        .join("\n\n");
+}
+
+function formatOf(metric: Metric): (value: number) => string {
+    return metric === "evalLoss" ? loss : score;
+}
+
+/** From the rounded values, as a reader would compute it, with the interval that holds it. */
+function changeOf({ metric, tuned, other, interval }: ReportData["differences"][number]): string {
+    const format = formatOf(metric);
+    const change = difference(Number(format(tuned)) - Number(format(other)), format);
+    return interval === undefined
+        ? change
+        : `${change} [${difference(interval.low, format)}, ${difference(interval.high, format)}]`;
+}
+
+/** Text of the data stays text: neither markup, nor a link, nor somebody who is called. */
+function escaped(text: string): string {
+    return text
+        .slice(0, 300)
+        .replace(/\s+/g, " ")
+        .replace(/[\\`*_{}[\]<>()#|!~&]/g, String.raw`\$&`)
+        .replace(/@/g, "@\u200b");
+}

@@ -1,0 +1,64 @@
+import * as path from "node:path";
+import * as fs from "node:fs";
+import type { ReportData } from "../pipeline/report/data";
+import type { Subject } from "../pipeline/report/gather";
+import type { SessionEntry } from "../pipeline/stage";
+import { readJson, Store } from "../pipeline/store/store";
+import { describeReason } from "./display";
+import type { StageOutcome } from "./outcome";
+
+/**
+ * Keeps the report of an update that changed something in the stack's history. One whose model was refused has none from
+ * the stages, which ended before it; and that of one that went back to an earlier model tells of the earlier update: both
+ * are made here. Answers the path of the page; undefined where nothing has changed. Throws UserError as `gather` does.
+ */
+export async function keepReport(
+    home: string,
+    stages: readonly StageOutcome[],
+    report: Pick<Subject, "stack" | "notice" | "language">,
+): Promise<string | undefined> {
+    const of = (name: string): StageOutcome | undefined => stages.find((one) => one.name === name);
+    const page = stages.find(({ type }) => type === "finetune:pipeline:Report");
+    const isRefused = stages.some(({ action }) => action === "refused");
+    const isNew = page?.action === "ran" || page?.action === "cached" || page?.action === "attached";
+    if (!isNew && !isRefused) return undefined;
+    const store = new Store(home);
+    const { keepGeneration } = await import("../pipeline/report/history");
+    if (page?.action === "ran" && page.digest !== undefined) {
+        const folder = store.artifactFolder(page.digest);
+        const data = await readJson<ReportData>(path.join(folder, "report.json"));
+        const html = await fs.promises.readFile(path.join(folder, "report.html"), "utf8");
+        return data && (await keepGeneration(home, data, html));
+    }
+    const [dataset, model, training] = [of("dataset")?.key, of("model")?.key, of("training")?.key];
+    const evaluation = isRefused ? await judgementOf(store, of("training")?.digest) : of("evaluation")?.key;
+    if (dataset === undefined || model === undefined || training === undefined || evaluation === undefined)
+        return undefined;
+    const exported = isRefused ? undefined : of("export")?.key;
+    const keys = { dataset, model, training, evaluation, ...(exported === undefined ? {} : { export: exported }) };
+    const session = new Map(stages.flatMap((one) => sessionOf(one)));
+    const { gather } = await import("../pipeline/report/gather");
+    const { renderReport } = await import("../pipeline/report/render");
+    const data = await gather(store, { ...report, keys, session });
+    return keepGeneration(home, data, await renderReport(data));
+}
+
+/** The key of the newest evaluation of a training: a stage that was refused has no outputs to tell it. */
+async function judgementOf(store: Store, trained: string | undefined): Promise<string | undefined> {
+    for (const { key } of await store.newest("Evaluation", 20)) {
+        if (trained !== undefined && (await store.job(key))?.parameters?.["trained"] === trained) return key;
+    }
+    return undefined;
+}
+
+function sessionOf({ name, action, seconds, cost, reasons }: StageOutcome): [string, SessionEntry][] {
+    switch (action) {
+        case "ran":
+        case "cached":
+        case "attached":
+        case "refused":
+            return [[name, { action, seconds: seconds ?? 0, cost, reasons: reasons.map(describeReason) }]];
+        default:
+            return [];
+    }
+}
