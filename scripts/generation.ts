@@ -23,7 +23,7 @@ export async function keepReport(
     const isNew = page?.action === "ran" || page?.action === "cached" || page?.action === "attached";
     if (!isNew && !isRefused) return undefined;
     const store = new Store(home);
-    const { keepGeneration } = await import("../pipeline/report/history");
+    const { generationsOf, keepGeneration, pageOf } = await import("../pipeline/report/history");
     if (page?.action === "ran" && page.digest !== undefined) {
         const folder = store.artifactFolder(page.digest);
         const data = await readJson<ReportData>(path.join(folder, "report.json"));
@@ -34,6 +34,10 @@ export async function keepReport(
     const evaluation = isRefused ? await judgementOf(store, of("training")?.digest) : of("evaluation")?.key;
     if (dataset === undefined || model === undefined || training === undefined || evaluation === undefined)
         return undefined;
+    const last = generationsOf(home, report.stack).at(-1);
+    // Who tries again what was refused is refused again: nothing has changed.
+    if (isRefused && last?.decision === "refused" && last.evaluation === evaluation.slice(0, 12))
+        return pageOf(home, report.stack, last.number);
     const exported = isRefused ? undefined : of("export")?.key;
     const keys = { dataset, model, training, evaluation, ...(exported === undefined ? {} : { export: exported }) };
     const session = new Map(stages.flatMap((one) => sessionOf(one)));

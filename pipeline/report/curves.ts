@@ -127,7 +127,7 @@ function numbers({ losses, evalLosses }: Curves, words: Words): Html {
     const validation = new Map(thinned(evalLosses).map((one) => [one.step, one]));
     const steps = [...new Set([...training.keys(), ...validation.keys()])].sort((a, b) => a - b);
     const all = steps.length >= losses.length;
-    return html`<details>
+    return html`<details class="spare">
         <summary>${words.numbers}</summary>
         <table class="numbers">
             <caption>

@@ -121,7 +121,8 @@ function pairs(caption: string, rows: readonly (readonly [name: string, value: s
 }
 
 export function settingsTable({ settings, language }: ReportData): Html {
-    const all = [...leaves(settings)];
+    // What was left to LLaMA-Factory is null.
+    const all = [...leaves(settings)].filter(([, value]) => value !== null);
     if (all.length === 0) return html`<p>${wordsOf(language).noSettings}</p>`;
     return html`<dl class="settings">
         ${all.map(

@@ -18,6 +18,8 @@ export interface Generation {
     readonly number: number;
     readonly at: string;
     readonly decision: ReportData["verdict"]["decision"];
+    /** The run whose verdict it is. */
+    readonly evaluation: string;
     readonly metrics: ModelEvaluation["metrics"];
     /** What made the stages run, in words; none of the first update. */
     readonly changes: readonly string[];
@@ -41,6 +43,10 @@ export function generationsOf(home: string, stack: string): Generation[] {
         .sort((a, b) => a.number - b.number);
 }
 
+export function pageOf(home: string, stack: string, number: number): string {
+    return path.join(historyFolder(home, stack), String(number), "report.html");
+}
+
 /** Keeps a report as the next generation of its stack. Answers the path of its page. */
 export async function keepGeneration(home: string, data: ReportData, report: string): Promise<string> {
     const folder = historyFolder(home, data.stack);
@@ -48,6 +54,7 @@ export async function keepGeneration(home: string, data: ReportData, report: str
     const { at, verdict, tuned } = data;
     const made: Generation = {
         ...{ number, at, decision: verdict.decision, metrics: tuned.metrics },
+        evaluation: data.stages.find(({ kind }) => kind === "Evaluation")?.made?.run ?? "",
         changes: data.stages.flatMap(({ reasons }) => reasons).filter((reason) => !isConsequence(reason)),
     };
     const place = path.join(folder, String(number));
@@ -60,7 +67,7 @@ export async function keepGeneration(home: string, data: ReportData, report: str
     const index = path.join(folder, "index.html");
     await fs.promises.writeFile(`${index}.${process.pid}`, await renderHistory(home, data));
     await fs.promises.rename(`${index}.${process.pid}`, index);
-    return path.join(place, "report.html");
+    return pageOf(home, data.stack, number);
 }
 
 /** That a stage took in another result says only that the one before it made another. */
@@ -126,7 +133,7 @@ function row({ number, at, decision, metrics, changes }: Generation, language: L
     return html`<tr class="${decision}">
         <th scope="row"><a href="${number}/report.html">${number}</a></th>
         <td><time datetime="${at}">${time(at)}</time></td>
-        <td><span class="badge">${words.decision[decision]}</span></td>
+        <td><span class="badge">${words.inShort[decision]}</span></td>
         <td>${shown(metrics.evalLoss, loss)}</td>
         <td>${shown(metrics.rougeL, score)}</td>
         <td>${shown(metrics.bleu4, score)}</td>

@@ -138,38 +138,43 @@ export function metricTable(data: ReportData): Html {
     const answered = data.tuned.cases.length;
     const rare = Math.min(rows, answered) < 30 ? ` ${words.few}` : "";
     const alone = incumbent.length === 0;
+    // In a narrow window each row is a block of its own, whose cells say what they are; the roles keep it a table.
+    const cell = (name: string, content: Html | string | undefined, className = ""): Html =>
+        html`<td role="cell" data-name="${name}" class="${className}">${content}</td>`;
     const row = (one: Comparison): Html => {
-        const other = incumbent.find(({ measure }) => measure === one.measure);
-        return html`<tr>
-            <th scope="row">${words.metric[one.measure.key]}</th>
-            <td>${one.measure.format(one.other)}</td>
-            ${alone ? undefined : html`<td>${other && one.measure.format(other.other)}</td>`}
-            <td>${one.measure.format(one.tuned)}</td>
-            <td>${changed(one, words)}</td>
-            ${alone ? undefined : html`<td>${other && changed(other, words)}</td>`}
+        const { measure } = one;
+        const other = incumbent.find((two) => two.measure === measure);
+        const { base: first, incumbent: last, tuned } = words.short;
+        return html`<tr role="row">
+            <th role="rowheader" scope="row">${words.metric[measure.key]}</th>
+            ${cell(first, measure.format(one.other))}
+            ${alone ? undefined : cell(last, other && measure.format(other.other))}
+            ${cell(tuned, measure.format(one.tuned))}
+            ${cell(words.difference("base", alone), changed(one, words), "difference")}
+            ${alone ? undefined : cell(words.difference("incumbent", alone), other && changed(other, words), "difference")}
         </tr>`;
     };
-    // Where it does not fit it scrolls, and what scrolls must be in reach of the keyboard.
-    return html`<div class="scroll" tabindex="0" role="group" aria-label="${words.section.metrics}">
-            <table class="numbers">
-                <caption>
-                    ${words.measured(rows, answered)}${rare}
-                </caption>
-                <thead>
-                    <tr>
-                        <th scope="col">${words.measure}</th>
-                        <th scope="col">${words.short.base}</th>
-                        ${alone ? undefined : html`<th scope="col">${words.short.incumbent}</th>`}
-                        <th scope="col">${words.short.tuned}</th>
-                        <th scope="col">${words.difference("base", alone)}</th>
-                        ${alone ? undefined : html`<th scope="col">${words.difference("incumbent", alone)}</th>`}
-                    </tr>
-                </thead>
-                <tbody>
-                    ${base.map(row)}
-                </tbody>
-            </table>
-        </div>
+    const heads = [
+        words.short.base,
+        ...(alone ? [] : [words.short.incumbent]),
+        words.short.tuned,
+        words.difference("base", alone),
+        ...(alone ? [] : [words.difference("incumbent", alone)]),
+    ];
+    return html`<table role="table" class="numbers ${alone ? "" : "broad"}">
+            <caption>
+                ${words.measured(rows, answered)}${rare}
+            </caption>
+            <thead role="rowgroup">
+                <tr role="row">
+                    <th role="columnheader" scope="col">${words.measure}</th>
+                    ${heads.map((head) => html`<th role="columnheader" scope="col">${head}</th>`)}
+                </tr>
+            </thead>
+            <tbody role="rowgroup">
+                ${base.map(row)}
+            </tbody>
+        </table>
         <p class="muted">${words.explained} ${base.some(({ interval }) => interval) ? words.interval : ""}</p>`;
 }
 
@@ -288,7 +293,7 @@ function filter(cases: readonly Compared[], words: Words): Html {
 function heldOutCase({ base, incumbent, tuned, change, shownBy }: Compared, open: boolean, words: Words): Html {
     const scores = (one: Case): string => `ROUGE-L ${score(one.rougeL)}, BLEU-4 ${score(one.bleu4)}`;
     const word = shownBy.includes("worse") ? "worse" : shownBy.includes("better") ? "better" : "the-same";
-    return html`<details class="case ${shownBy.join(" ")}" ${open ? "open" : ""}>
+    return html`<details class="case ${shownBy.map((kind) => `is-${kind}`).join(" ")}" ${open ? "open" : ""}>
         <summary>
             <span class="score">${score(tuned.rougeL)}</span>
             <span class="change ${word}">${difference(change, score)}</span>

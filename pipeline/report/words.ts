@@ -79,6 +79,12 @@ const english = {
         overridden: "Accepted by a person, against the gate",
         ungated: "No gate",
     } satisfies Record<Decision, string>,
+    inShort: {
+        accepted: "accepted",
+        refused: "refused",
+        overridden: "overridden",
+        ungated: "no gate",
+    } satisfies Record<Decision, string>,
     decided: {
         accepted: "The gate's conditions hold; this is the model of the stack now.",
         refused:
@@ -292,6 +298,7 @@ const chinese: Words = {
     change: { "better": "更好", "worse": "更差", "the same": "相同", "unsure": "可能是偶然" },
 
     decision: { accepted: "通过", refused: "被拒绝", overridden: "未达标，由人工放行", ungated: "未设门槛" },
+    inShort: { accepted: "通过", refused: "被拒绝", overridden: "人工放行", ungated: "无门槛" },
     decided: {
         accepted: "门槛条件全部满足，此模型现在是堆栈的模型。",
         refused: "有门槛条件未满足：堆栈仍使用之前的模型，被拒绝的模型保留在存储中。",

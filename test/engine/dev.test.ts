@@ -2,6 +2,7 @@ import * as fs from "node:fs";
 import * as path from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { Browser, chromium } from "../unit/chromium";
 import { all, Rig, stageOf, type Answer } from "./rig";
 
 interface Evaluated {
@@ -48,6 +49,29 @@ describe("the dev stack as it is delivered", () => {
             }
         }
         expect(page).toContain("not medical advice");
+    });
+
+    const skip = chromium === undefined;
+    if (skip) console.warn("SKIPPED: the page of the dev stack is opened in no browser: there is no chromium here");
+
+    test.skipIf(skip)("the page and the index of generations open in a browser without a finding", async () => {
+        const browser = new Browser(chromium ?? "");
+        try {
+            const index = path.join(rig.home, "history", "dev", "index.html");
+            const page = path.join(rig.home, "history", "dev", "1", "report.html");
+            for (const file of [fileURLToPath(answer.outputs["report"] as string), page, index]) {
+                for (const scheme of ["light", "dark"] as const) {
+                    for (const width of [1280, 390]) {
+                        expect(await browser.open(file, { width, scheme })).toEqual({
+                            ...{ complaints: [], requests: [], findings: [], overflow: 0 },
+                        });
+                    }
+                }
+            }
+            expect(fs.statSync(page).size).toBeLessThan(1_000_000);
+        } finally {
+            await browser.close();
+        }
     });
 
     test("a second up has nothing to do", async () => {

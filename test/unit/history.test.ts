@@ -55,8 +55,8 @@ describe("three generations, one of them refused", () => {
         expect(fs.readdirSync(path.join(home, "history", "dev")).sort()).toEqual(["1", "2", "3", "index.html"]);
         const index = fs.readFileSync(path.join(home, "history", "dev", "index.html"), "utf8");
         const text = index.replace(/<style>[\s\S]*?<\/style>|<[^>]+>/g, " ").replace(/\s+/g, " ");
-        expect(text).toContain("3 2026-07-30 14:05 UTC Accepted 0.59 41.4 27.9 learningRate 0.0005 → 0.0001;");
-        expect(text.indexOf("3 2026")).toBeLessThan(text.indexOf("2 2026-07-30 14:05 UTC Refused"));
+        expect(text).toContain("3 2026-07-30 14:05 UTC accepted 0.59 41.4 27.9 learningRate 0.0005 → 0.0001;");
+        expect(text.indexOf("3 2026")).toBeLessThan(text.indexOf("2 2026-07-30 14:05 UTC refused"));
         for (const [, link = ""] of index.matchAll(/href="(\d[^"]*)"/g)) {
             const page = path.join(home, "history", "dev", link);
             const [, back = ""] = /href="(\.\.[^"]*)"/.exec(fs.readFileSync(page, "utf8")) ?? [];
@@ -199,18 +199,15 @@ describe("what an update leaves in the history", () => {
         const home = newHome();
         await storeIn(home);
         const reasons = [{ field: "learningRate", old: 0.1, new: 0.2 }];
-        const page = await keepReport(
-            home,
-            [
-                outcome("Dataset", "unchanged"),
-                outcome("Model", "unchanged"),
-                outcome("Training", "ran", { seconds: 60, cost: 0.5, reasons }),
-                outcome("Evaluation", "refused"),
-                outcome("Export", "skipped"),
-                outcome("Report", "skipped"),
-            ],
-            report,
-        );
+        const stages = [
+            outcome("Dataset", "unchanged"),
+            outcome("Model", "unchanged"),
+            outcome("Training", "ran", { seconds: 60, cost: 0.5, reasons }),
+            outcome("Evaluation", "refused"),
+            outcome("Export", "skipped"),
+            outcome("Report", "skipped"),
+        ];
+        const page = await keepReport(home, stages, report);
         expect(page).toBe(path.join(home, "history", "dev", "1", "report.html"));
         const json = fs.readFileSync(path.join(home, "history", "dev", "1", "report.json"), "utf8");
         const kept = JSON.parse(json) as typeof data;
@@ -225,6 +222,9 @@ describe("what an update leaves in the history", () => {
         expect(kept).not.toHaveProperty("exported");
         expect(kept.dataset.tokens).toEqual({ cutoff: 256, longest: 301, lookedAt: 4, shareCutOff: 0.25 });
         expect(kept.dataset.examples.map(({ input }) => input)).toEqual(["q1", "q2", "q3"]);
+        // The same again is refused again: that is no other generation.
+        expect(await keepReport(home, stages, report)).toBe(page);
+        expect(generationsOf(home, "dev")).toHaveLength(1);
         // Of rows that all differ by the same, every resample says the same.
         expect(kept.differences[0]).toMatchObject({ metric: "evalLoss", against: "base", tuned: 0.59, other: 3.7612 });
         expect(kept.differences[0]?.interval?.low).toBeCloseTo(-2.5);
