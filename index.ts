@@ -28,7 +28,7 @@ const training = new Training("training", {
     ...configuration.training,
 });
 
-const { prompts, maxNewTokens } = configuration.evaluation;
+const { prompts, maxNewTokens, gate } = configuration.evaluation;
 const tuned = {
     target,
     model: model.digest,
@@ -46,11 +46,17 @@ const evaluation = new Evaluation("evaluation", { ...tuned, ...configuration.eva
 
 const merged = new Export("export", {
     ...tuned,
+    evaluation: evaluation.digest,
     prompts,
     maxNewTokens,
     notice: recipe.notice,
     base: model.origin,
-    provenance: { template, recipe, training: configuration.training },
+    provenance: {
+        template,
+        recipe,
+        training: configuration.training,
+        ...(gate.override === undefined ? {} : { override: gate.override }),
+    },
 });
 
 const { enabled, ...serving } = configuration.service;

@@ -12,6 +12,7 @@ import { flag, group, problemsOf, unknownKey, type Problem } from "./fields";
 import { isObject, type Json, type JsonObject } from "./identity";
 import { checkOptions, checkTemplate } from "./llamafactory/options";
 import { modelSettings } from "./model";
+import { nearest } from "./nearest";
 import { reportSettings } from "./report";
 import { serviceSettings } from "./service";
 import { trainingSettings } from "./training";
@@ -50,6 +51,7 @@ export function readConfiguration(): Configuration {
     }
     problems.push(...missingPaths(configuration as Partial<Configuration>));
     problems.push(...llamafactoryProblems(given, configuration as Partial<Configuration>));
+    problems.push(...gateProblems(given, configuration as Partial<Configuration>));
     if (problems.length > 0) {
         const lines = problems.map((problem) => `  ${NAMESPACE}:${problem.path}: ${problem.message}`);
         const count = problems.length === 1 ? "a problem" : `${problems.length} problems`;
@@ -114,6 +116,39 @@ function llamafactoryProblems(given: JsonObject, configuration: Partial<Configur
             ...checked.problems.map(({ path, message }) => ({ path: `training.llamafactory.${path}`, message })),
         );
         if (training !== undefined) Object.assign(training, { llamafactory: checked.options });
+    }
+    return problems;
+}
+
+/** Whether what the gate looks at will be there. Without held-out rows there is no gate, unless one is asked for. */
+function gateProblems(given: JsonObject, { evaluation, dataset }: Partial<Configuration>): Problem[] {
+    if (evaluation === undefined) return [];
+    const { gate, prompts, answeredRows } = evaluation;
+    const problems: Problem[] = [];
+    const compared = gate.conditions.flatMap((one) => ("metric" in one ? one.metric : []));
+    if (dataset?.split.test === 0 && compared.length > 0) {
+        const isAsked = isObject(given["evaluation"]) && given["evaluation"]["gate"] !== undefined;
+        if (!isAsked) Object.assign(evaluation, { gate: { ...gate, conditions: [] } });
+        else {
+            const message = `compares ${compared[0] ?? ""} over the test rows, but ${NAMESPACE}:dataset.split.test is 0`;
+            problems.push({ path: "evaluation.gate", message });
+        }
+    }
+    if (compared.includes("judge") && evaluation.judge === undefined) {
+        const message = `compares the scores of a judge, but there is no ${NAMESPACE}:evaluation.judge`;
+        problems.push({ path: "evaluation.gate", message });
+    }
+    const scored = compared.find((metric) => metric !== "evalLoss");
+    if (scored !== undefined && answeredRows === 0) {
+        const message = `compares ${scored} of the answers, but ${NAMESPACE}:evaluation.answeredRows is 0`;
+        problems.push({ path: "evaluation.gate", message });
+    }
+    for (const condition of gate.conditions) {
+        if (!("prompt" in condition) || prompts.includes(condition.prompt)) continue;
+        const near = nearest(condition.prompt, prompts);
+        const hint = near === undefined ? "" : `; did you mean "${near}"?`;
+        const message = `"${condition.prompt}" is not one of ${NAMESPACE}:evaluation.prompts${hint}`;
+        problems.push({ path: "evaluation.gate", message });
     }
     return problems;
 }

@@ -1,10 +1,16 @@
-import type { z } from "zod";
+import * as path from "node:path";
+import { z } from "zod";
 import { targetSchema } from "../infra/target";
 import { integer, jsonObject, list, text } from "./fields";
-import { keyOf } from "./identity";
-import { answeringFields } from "./llamafactory/answering";
+import { describeRefusal, gateField, judge, type Verdict } from "./gate";
+import { isObject, keyOf, type Json, type JsonObject } from "./identity";
+import { judgeField, scored } from "./judge";
+import { answeringFields, type PRECISIONS } from "./llamafactory/answering";
 import { llamafactoryRun, trainingVersions } from "./llamafactory/job";
-import { metric, type Stage } from "./stage";
+import type { ModelEvaluation } from "./report/data";
+import { metric, type Stage, type TargetRun } from "./stage";
+import { readJson, writeJson, type Store } from "./store/store";
+import { UserError } from "./user-error";
 
 /** `retune:evaluation`. */
 export const evaluationSettings = {
@@ -18,54 +24,157 @@ export const evaluationSettings = {
     /** Tokens of an answer. */
     maxNewTokens: integer("a whole number from 1", { from: 1 }).default(256),
     batchSize: integer("a whole number from 1", { from: 1 }).default(4),
+    /** A model that scores the answers, for the gate and for people. */
+    judge: judgeField.optional(),
+    /** When a model is accepted; it is in no key of a run, so that another gate runs no model. */
+    gate: gateField,
 };
+
+/** A model that the stack has accepted, and how it is asked: as it was trained, whatever the next one is. */
+interface Model {
+    readonly model: string;
+    readonly trained: string;
+    readonly template: string;
+    readonly enableThinking?: boolean;
+    readonly instruction: string;
+    readonly precision: (typeof PRECISIONS)[number];
+    readonly threads: number;
+}
 
 const fields = {
     target: targetSchema,
     ...answeringFields,
     ...evaluationSettings,
+    /** The last accepted model, to compare with: set by `recalls`. */
+    incumbent: z.custom<Model>(isObject).optional(),
+    /** All that were accepted, each with the one that it was compared with, and the last one last: set by `recalls`. */
+    accepted: z.array(z.custom<{ readonly model: Model; readonly incumbent?: Model }>(isObject)).optional(),
     tools: jsonObject().optional(),
 };
 
 type Inputs = z.infer<z.ZodObject<typeof fields>>;
 
 /** What a program gives; the rest is found out. */
-export type EvaluationArgs = Omit<Inputs, "tools">;
+export type EvaluationArgs = Omit<Inputs, "tools" | "incumbent" | "accepted">;
 
-/** Base and tuned model on the held-out rows (loss, BLEU, ROUGE) and on the fixed prompts, greedy. */
+/** Of the models that a stack has accepted, as many are known by name, so that going back to one needs no new verdict. */
+const REMEMBERED = 20;
+
+/** Base, incumbent and tuned model on the held-out rows (loss, BLEU, ROUGE) and on the fixed prompts, greedy; and the verdict. */
 export const evaluation: Stage<Inputs> = {
     kind: "Evaluation",
     fields,
-    transport: ["target"],
-    tools: () => ({ contract: 1, ...trainingVersions() }),
+    transport: ["target", "accepted"],
+    tools: () => ({ contract: 2, ...trainingVersions() }),
 
-    work(inputs, key) {
-        const { target: _target, tools, model, dataset, trained, ...settings } = inputs;
-        const run = {
-            program: "evaluate.py",
-            parameters: { enableThinking: null, ...settings },
-            produces: ["evaluation.json"],
-            threads: inputs.threads,
-        } as const;
-        // The base is evaluated once for its data and settings, however many trainings are compared with it.
-        const baseKey = keyOf("Baseline", { model, dataset, tools: tools ?? {}, ...settings });
+    recalls(inputs, olds) {
+        const accepted = (olds?.["accepted"] ?? []) as unknown as NonNullable<Inputs["accepted"]>;
+        const { model, trained, template, enableThinking, instruction, precision, threads } = inputs;
+        const own = { model, trained, template, instruction, precision, threads };
+        const tuned = { ...own, ...(enableThinking === undefined ? {} : { enableThinking }) };
+        const known = accepted.find((one) => one.model.model === model && one.model.trained === trained);
+        // Who goes back to a model that was accepted once does so on purpose: its verdict stays what it was.
+        const incumbent = known === undefined ? accepted.at(-1)?.model : known.incumbent;
+        const entry = { model: tuned, ...(incumbent === undefined ? {} : { incumbent }) };
+        const others = accepted.filter((one) => one !== known).slice(1 - REMEMBERED);
+        const isCompared = incumbent !== undefined && inputs.gate.conditions.length > 0;
+        const recalled = { accepted: [...others, entry], ...(isCompared ? { incumbent } : {}) };
+        return recalled as unknown as JsonObject;
+    },
+
+    declares: ({ accepted = [] }) => ({ accepted: accepted as unknown as Json }),
+
+    work(inputs) {
+        const { model, trained, incumbent, gate } = inputs;
+        const tuned = answers(inputs, { model, trained });
+        const before: Record<string, TargetRun> = { baseline: answers(inputs, { model }) };
+        // Of the same questions it has answered before, the store has the answers.
+        if (incumbent !== undefined) {
+            const { enableThinking: _ofThisModel, ...same } = inputs;
+            before["incumbent"] = answers({ ...same, ...incumbent }, incumbent);
+        }
         return {
-            on: "target",
-            before: {
-                baseline: llamafactoryRun({ ...run, key: baseKey, kind: "Baseline", inputs: { model, dataset } }),
+            on: "client",
+            // A preview asks nobody.
+            inPreview: inputs.judge === undefined ? "run" : "unknown",
+            before: { ...before, tuned },
+            keeps: { trained, ...(incumbent === undefined ? {} : { "incumbent's training": incumbent.trained }) },
+            async run({ folder, store, made, progress }) {
+                const read = async (name: string): Promise<ModelEvaluation | undefined> => {
+                    const answered = await evaluationIn(store, made[name]?.digest);
+                    return answered && inputs.judge ? scored(answered, inputs.judge, store, progress) : answered;
+                };
+                const [base, last, own] = [await read("baseline"), await read("incumbent"), await read("tuned")];
+                if (base === undefined || own === undefined) throw new Error("base and tuned model have not answered");
+                const verdict = judge(gate, { base, incumbent: last, tuned: own });
+                const content: EvaluationFile = { base, incumbent: last, tuned: own, gate, verdict };
+                await writeJson(path.join(folder, "evaluation.json"), content);
+                return {
+                    rows: own.metrics.rows,
+                    base: { ...base.metrics },
+                    incumbent: last === undefined ? null : { ...last.metrics },
+                    tuned: { ...own.metrics },
+                    verdict: verdict as unknown as JsonObject,
+                };
             },
-            run: llamafactoryRun({ ...run, key, kind: "Evaluation", inputs: { model, dataset, trained } }),
         };
     },
 
-    effort: ({ trained: _trained, baseline: _baseline, ...like }) => ({ amount: 1, like }),
+    effort: ({ trained: _trained, ...like }) => ({ amount: 1, like }),
 
-    facts: (metrics) => ({
-        base: metric(metrics, "base"),
-        tuned: metric(metrics, "tuned"),
-        rows: metric(metrics, "rows"),
-        // There is no gate yet that would compare with the last accepted model and judge.
-        incumbent: null,
-        verdict: "ungated",
-    }),
+    objections(metrics) {
+        const verdict = metric(metrics, "verdict") as unknown as Verdict;
+        if (verdict.decision === "refused") return { refusal: describeRefusal(verdict), warnings: [] };
+        const overridden =
+            verdict.override === undefined ? [] : [`the gate was overridden: ${verdict.override.reason}`];
+        return { refusal: undefined, warnings: [...overridden, ...verdict.warnings] };
+    },
+
+    facts(metrics) {
+        const verdict = metric(metrics, "verdict");
+        return {
+            base: metric(metrics, "base"),
+            incumbent: metric(metrics, "incumbent"),
+            tuned: metric(metrics, "tuned"),
+            rows: metric(metrics, "rows"),
+            verdict: isObject(verdict) ? (verdict["decision"] ?? null) : null,
+        };
+    },
 };
+
+/** `evaluation.json` of the stage: what there is to say about every held-out row, and what was made of it. */
+interface EvaluationFile {
+    readonly base: ModelEvaluation;
+    readonly incumbent?: ModelEvaluation | undefined;
+    readonly tuned: ModelEvaluation;
+    readonly gate: Inputs["gate"];
+    readonly verdict: Verdict;
+}
+
+/** A run in which one model answers: the base where nothing was trained. One for all evaluations that ask it the same. */
+function answers(inputs: Inputs, artifacts: { readonly model: string; readonly trained?: string }): TargetRun {
+    const { template, enableThinking, instruction, precision, cutoffLength, threads, tools = {} } = inputs;
+    const { prompts, answeredRows, maxNewTokens, batchSize, dataset } = inputs;
+    const chat = { template, enableThinking: enableThinking ?? null, instruction };
+    const parameters = { ...chat, precision, cutoffLength, threads, prompts, answeredRows, maxNewTokens, batchSize };
+    const taken: Record<string, string> = { model: artifacts.model, dataset };
+    if (artifacts.trained !== undefined) taken["trained"] = artifacts.trained;
+    const kind = artifacts.trained === undefined ? "Baseline" : "Answers";
+    return llamafactoryRun({
+        key: keyOf(kind, { ...parameters, ...taken, tools }),
+        kind,
+        program: "evaluate.py",
+        parameters,
+        inputs: taken,
+        produces: ["evaluation.json"],
+        threads,
+    });
+}
+
+async function evaluationIn(store: Store, digest: string | undefined): Promise<ModelEvaluation | undefined> {
+    if (digest === undefined) return undefined;
+    const file = path.join(store.artifactFolder(digest), "evaluation.json");
+    const read = await readJson<ModelEvaluation>(file);
+    if (read !== undefined) return read;
+    throw new UserError(`${file} cannot be read: \`npm run refresh\`, then \`npm run up\` bring it back`);
+}

@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { targetSchema } from "../infra/target";
-import { jsonObject } from "./fields";
+import { digest, jsonObject } from "./fields";
 import type { JsonObject } from "./identity";
 import { answeringFields } from "./llamafactory/answering";
 import { llamafactoryRun, trainingVersions } from "./llamafactory/job";
@@ -13,6 +13,8 @@ const fields = {
     target: targetSchema,
     /** The merged model must answer the prompts like base + adapter. */
     ...answeringFields,
+    /** Only a model that was accepted is exported. What the evaluation says is not in it, so it is not in the key. */
+    evaluation: digest("the digest of an evaluation"),
     /** Where the base model came from, and what else the model was made of: for the manifest in it. */
     base: jsonObject(),
     provenance: jsonObject(),
@@ -30,11 +32,12 @@ export type ExportArgs = Omit<Inputs, "tools">;
 export const exported: Stage<Inputs> = {
     kind: "Export",
     fields,
-    transport: ["target"],
+    transport: ["target", "evaluation"],
     tools: () => ({ contract: 2, ...trainingVersions() }),
 
     work(inputs, key) {
-        const { target: _target, tools, model, trained, dataset, base, provenance, notice, ...parameters } = inputs;
+        const { target: _target, evaluation: _evaluation, tools, model, trained, dataset, ...rest } = inputs;
+        const { base, provenance, notice, ...parameters } = rest;
         const manifest: JsonObject = { base, ...provenance, dataset, model, trained, tools: tools ?? {} };
         return {
             on: "target",

@@ -1,7 +1,7 @@
 import type { z } from "zod";
 import type { Job } from "./executor/executor";
 import { keyOf, type Json, type JsonObject } from "./identity";
-import type { Metrics, Store } from "./store/store";
+import type { Metrics, Result, Store } from "./store/store";
 
 /** What a stage that runs in the client gets to work with. */
 export interface ClientContext {
@@ -10,6 +10,8 @@ export interface ClientContext {
     readonly store: Store;
     /** Shows one line of progress; it is gone with the next one. */
     readonly progress: (text: string) => void;
+    /** The results of the runs before it, by name. */
+    readonly made: Readonly<Record<string, Result>>;
     /** What the other stages did in this update, by name; empty in a preview. */
     readonly session: ReadonlyMap<string, SessionEntry>;
 }
@@ -51,14 +53,13 @@ export type Work =
           readonly on: "client";
           /** How a preview knows the result: it may do the work in a scratch folder, where that is quick and offline. */
           readonly inPreview: "run" | "unknown" | (() => Promise<Foreseen>);
+          /** Runs on the target, with keys of their own, whose results this is made of. */
+          readonly before?: Readonly<Record<string, TargetRun>>;
+          /** Digests of what must stay in the store as long as the result does, besides those of the runs before it. */
+          readonly keeps?: Readonly<Record<string, string>>;
           run(context: ClientContext): Promise<Metrics>;
       }
-    | {
-          readonly on: "target";
-          readonly run: TargetRun;
-          /** Runs with keys of their own whose results are inputs of this one, by the name of the input. */
-          readonly before?: Readonly<Record<string, TargetRun>>;
-      };
+    | { readonly on: "target"; readonly run: TargetRun };
 
 /**
  * A stage of the pipeline: its fields, what of them is its identity, and how its result comes about. A stage is a
@@ -80,11 +81,18 @@ export interface Stage<Inputs = any> {
      * the inputs of the last update: what a branch was resolved to stays until the branch is changed.
      */
     resolve?(inputs: Inputs, previous: Inputs | undefined): Promise<JsonObject>;
+    /**
+     * What of the stack's own past, which its last outputs tell, decides the result as well. It is added to the inputs, so
+     * it is in the key unless it is transport; but no change of it alone makes the stage run again.
+     */
+    recalls?(inputs: Inputs, olds: JsonObject | undefined): JsonObject;
     work(inputs: Inputs, key: string): Work;
     /** How much there is to do, from a job's parameters and inputs; without it, one takes as long as another just like it. */
     effort?(job: JsonObject): Effort;
     /** The few numbers for people and `--json`, from the metrics of the run. */
     facts(metrics: Metrics): JsonObject;
+    /** Why a result that was made does not count for the stack, and what else there is to say about it. */
+    objections?(metrics: Metrics): { readonly refusal: string | undefined; readonly warnings: readonly string[] };
     /** Outputs that the inputs alone decide: every preview knows them. */
     declares?(inputs: Inputs): JsonObject;
 }

@@ -152,7 +152,7 @@ export function localTime(time: string): string {
 
 /** Facts in one line; two groups of the same measures, such as of base and tuned model, side by side. */
 function summary(facts: JsonObject): string {
-    const { base, tuned, ...rest } = facts;
+    const { base, tuned, incumbent: _incumbent, ...rest } = facts;
     if (!isObject(base) || !isObject(tuned)) return listed(facts);
     const pairs = Object.keys(tuned).filter((name) => typeof base[name] === "number" && base[name] !== tuned[name]);
     const compared = pairs.map((name) => `${name} ${compact(base[name] ?? null)} → ${compact(tuned[name] ?? null)}`);

@@ -4,6 +4,7 @@ import { Command } from "commander";
 import { targetSchema, type SshTarget, type Target } from "../infra/target";
 import type { GarbageItem } from "../pipeline/executor/executor";
 import { executorFor } from "../pipeline/executor/executors";
+import { parseJson } from "../pipeline/identity";
 import { findRun } from "../pipeline/store/runs";
 import { Store } from "../pipeline/store/store";
 import { pendingUploads } from "../pipeline/store/uploads";
@@ -106,9 +107,18 @@ function roots(): Record<string, string> {
             if (typeof outputs["key"] === "string") used[outputs["key"]] = `used by stack ${stack}`;
         }
     }
+    // The answers of a model are no stage of any stack, but an evaluation is made of them.
+    for (const [key, why] of Object.entries(used)) for (const one of before(key)) used[one] ??= why;
     for (const { key } of pendingUploads(home())) used[key] = "not sent to its mirror yet";
     for (const key of readPins()) used[key] = "pinned";
     return used;
+}
+
+/** The runs that a client's work was made of, as its job file says. */
+function before(key: string): string[] {
+    const file = path.join(home(), "runs", key, "job.json");
+    const keys = fs.existsSync(file) ? parseJson(fs.readFileSync(file, "utf8"))?.["before"] : undefined;
+    return Array.isArray(keys) ? keys.filter((one) => typeof one === "string") : [];
 }
 
 const pinsFile = (): string => path.join(home(), "pins.json");

@@ -50,12 +50,13 @@ export interface StageOutcome {
     readonly uri?: string;
     readonly facts?: JsonObject;
     readonly reasons: readonly Reason[];
-    /** What went wrong, for a stage that failed. */
+    /** What went wrong, for a stage that failed; what the gate objects to, for one that was refused. */
     readonly error?: string;
 }
 
 const DETACHED = "detached:";
 const PROBLEM = "has a problem: ";
+const REFUSED = "refused by the gate: ";
 
 /** Reads the engine's events into what became of each stage. */
 export class Outcomes {
@@ -129,7 +130,7 @@ export class Outcomes {
         const error = (this.errorsByUrn.get(step.urn) ?? []).join("\n");
         const detached = error.includes(DETACHED);
         return this.put(step, {
-            action: detached ? "detached" : "failed",
+            action: detached ? "detached" : error.startsWith(REFUSED) ? "refused" : "failed",
             reasons: step.op === "update" ? reasonsOf(step) : [],
             ...(detached ? {} : { error }),
         });

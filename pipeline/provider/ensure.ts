@@ -64,27 +64,31 @@ export async function ensure(
     if (surroundings.cancelled.aborted) throw new Detached();
     switch (work.on) {
         case "client": {
-            const run = { key, kind: stage.kind, stage: name, parameters: inputs };
-            const making = store.make(run, (folder) => work.run({ folder, store, progress, session }));
-            const result = await orDetached(making, surroundings);
-            return { result, action: "ran", seconds: result.seconds };
-        }
-        case "target": {
             const before: Ensured[] = [];
-            const artifacts: Record<string, string> = {};
+            const made: Record<string, Result> = {};
             for (const [input, one] of Object.entries(work.before ?? {})) {
                 const ensured = await ensureRun(one, name, surroundings);
-                artifacts[input] = ensured.result.digest;
+                made[input] = ensured.result;
                 before.push(ensured);
             }
-            const run = { ...work.run, inputs: { ...work.run.inputs, ...artifacts } };
-            const { result, action, seconds } = await ensureRun(run, name, surroundings);
+            const taken = Object.entries(made).map(([input, { digest }]) => [input, digest] as const);
+            const run = {
+                ...{ key, kind: stage.kind, stage: name, parameters: inputs },
+                inputs: { ...work.keeps, ...Object.fromEntries(taken) },
+                before: before.map(({ result }) => result.key),
+                host: before.at(-1)?.result.host,
+            };
+            const making = store.make(run, (folder) => work.run({ folder, store, progress, session, made }));
+            const result = await orDetached(making, surroundings);
+            const followed = before.some((one) => one.action === "attached");
             return {
                 result,
-                action: before.some((one) => one.action === "ran") ? "ran" : action,
-                seconds: Math.round(10 * before.reduce((sum, one) => sum + one.seconds, seconds)) / 10,
+                action: followed && before.every((one) => one.action !== "ran") ? "attached" : "ran",
+                seconds: Math.round(10 * before.reduce((sum, one) => sum + one.seconds, result.seconds)) / 10,
             };
         }
+        case "target":
+            return ensureRun(work.run, name, surroundings);
     }
 }
 

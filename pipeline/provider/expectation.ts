@@ -30,7 +30,11 @@ export async function expectationOf(
     machine: Machine,
     store: Store,
 ): Promise<Expectation> {
-    const parts = [await expectation(stage, stage.kind, descriptionOf(stage, inputs, work), machine, store)];
+    const parts: Expectation[] = [];
+    // What the client makes of runs on a target takes no time beside them.
+    if (work.on === "target" || work.before === undefined) {
+        parts.push(await expectation(stage, stage.kind, descriptionOf(stage, inputs, work), machine, store));
+    }
     for (const { parameters, inputs: artifacts, kind } of (await before(work, store)).missing) {
         parts.push(await expectation(stage, kind, { ...parameters, ...artifacts }, machine, store));
     }
@@ -40,14 +44,17 @@ export async function expectationOf(
     return parts.every((part) => part.expectedSeconds !== undefined) ? { expectedSeconds: sum } : { lastSeconds: sum };
 }
 
-/** The runs that another one needs: the names of those that the store has, and the others. */
-export async function before(work: Work, store: Store): Promise<{ stored: string[]; missing: TargetRun[] }> {
-    const stored: string[] = [];
+/** The runs before a client's work: the results that the store has, by name, and the others. */
+export async function before(
+    work: Work,
+    store: Store,
+): Promise<{ stored: Record<string, Result>; missing: TargetRun[] }> {
+    const stored: Record<string, Result> = {};
     const missing: TargetRun[] = [];
-    for (const [name, run] of Object.entries(work.on === "target" ? (work.before ?? {}) : {})) {
+    for (const [name, run] of Object.entries(work.on === "client" ? (work.before ?? {}) : {})) {
         const known = hasUnknown(run.inputs) ? undefined : await store.find(run.key);
         if (known === undefined) missing.push(run);
-        else stored.push(name);
+        else stored[name] = known;
     }
     return { stored, missing };
 }

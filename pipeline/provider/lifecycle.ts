@@ -121,11 +121,12 @@ export class Lifecycle {
     /** The outputs that an update would have, as far as they can be known; nothing but caches is touched. */
     async preview(urn: string, news: JsonObject, olds: JsonObject | undefined, oldInputs: JsonObject | undefined) {
         const stage = stageOf(urn);
-        const inputs = plain(news);
+        const given = plain(news);
+        const inputs = recalled(stage, given, olds);
         const identity = identityOf(stage, inputs);
         const declared = hasUnknown(identity) ? {} : stage.declares?.(inputs);
         const outputs = { ...declared, ...(await this.foreseen(stage, urn, inputs, identity)) };
-        const why = olds === undefined ? "new" : reasons(stage, identity, olds, oldInputs ?? {}).join("; ");
+        const why = olds === undefined ? "new" : reasons(stage, given, olds, oldInputs ?? {}).join("; ");
         if (outputs["action"] === "would-reuse") {
             this.log(urn, `would be taken from the store: ${why}`, { ephemeral: false });
             return outputs;
@@ -143,7 +144,7 @@ export class Lifecycle {
         const unchanged = [...are].filter(([field, value]) => isDigest(value) && were.get(field) === value);
         const inputs = unchanged.flatMap(([field]) => /^(?:digests\.)?(\w+)$/.exec(field)?.[1] ?? []);
         if (hasUnknown(now["source"])) return inputs;
-        return [...inputs, ...(await before(stage.work(now, ""), this.store)).stored];
+        return [...inputs, ...Object.keys((await before(stage.work(now, ""), this.store)).stored)];
     }
 
     /** How long a stage is likely to take: on another machine it depends on what that one was the last time. */
@@ -156,7 +157,8 @@ export class Lifecycle {
         if (hasUnknown(inputs["source"])) return {};
         const target = targetSchema.safeParse(inputs["target"]);
         const work = stage.work(inputs, "");
-        const here = work.on === "client" || (target.success && target.data.type === "local");
+        const client = work.on === "client" && work.before === undefined;
+        const here = client || (target.success && target.data.type === "local");
         const machine = here ? thisMachine : await this.lastHost(inputs, olds, oldInputs);
         return machine === undefined ? {} : expectationOf(stage, inputs, work, machine, this.store);
     }
@@ -174,17 +176,22 @@ export class Lifecycle {
         const work = stage.work(inputs, key);
         const mirror = work.on === "target" ? this.mirrorOf(inputs) : undefined;
         const stored = (await this.store.find(key)) ?? (await this.entry(urn, mirror, key));
-        if (stored !== undefined) return this.outputs(stage, stored, "would-reuse");
-        if (work.on === "client" && work.inPreview !== "unknown") {
+        if (stored !== undefined) {
+            this.tell(stage, urn, stored.metrics);
+            return this.outputs(stage, stored, "would-reuse");
+        }
+        const { stored: made, missing } = await before(work, this.store);
+        if (work.on === "client" && work.inPreview !== "unknown" && missing.length === 0) {
             const progress = (text: string): void => {
                 this.log(urn, text, { ephemeral: true });
             };
-            const context = { store: this.store, progress, session: this.session };
-            const made =
+            const context = { store: this.store, progress, session: this.session, made };
+            const foreseen =
                 work.inPreview === "run"
                     ? await tryInScratch(key, (folder) => work.run({ ...context, folder }))
                     : await work.inPreview();
-            return { ...this.outputs(stage, { key, ...made }, "would-run"), uri: UNKNOWN };
+            this.tell(stage, urn, foreseen.metrics);
+            return { ...this.outputs(stage, { key, ...foreseen }, "would-run"), uri: UNKNOWN };
         }
         return { ...unknown, key, run: runName(key), action: "would-run" };
     }
@@ -201,10 +208,11 @@ export class Lifecycle {
     ): Promise<JsonObject> {
         const stage = stageOf(urn);
         const name = nameOf(urn);
-        const inputs = plain(news);
+        const given = plain(news);
+        const inputs = recalled(stage, given, olds);
         const target = targetSchema.safeParse(inputs["target"] ?? { type: "local" });
         if (!target.success) throw new UserError(`target: ${problemsOf(target.error)[0]?.message ?? ""}`);
-        const why = olds === undefined ? [] : reasons(stage, identityOf(stage, inputs), olds, oldInputs ?? {});
+        const why = olds === undefined ? [] : reasons(stage, given, olds, oldInputs ?? {});
         // Before the run itself is among the earlier ones.
         const { expectedSeconds } = await this.expected(stage, inputs, olds, oldInputs);
         try {
@@ -223,6 +231,12 @@ export class Lifecycle {
                     this.warn(urn, text);
                 },
             });
+            const { refusal, warnings = [] } = stage.objections?.(result.metrics) ?? {};
+            // The result is recorded, but the stack goes on with the one that it has.
+            if (refusal !== undefined) {
+                throw new UserError(`${refusal}\n  all there is to say: ${uriOf(result, this.store)}`);
+            }
+            for (const text of warnings) this.warn(urn, text);
             const { pricePerHour } = target.data;
             const cost = pricePerHour === undefined || seconds === 0 ? undefined : (seconds / 3600) * pricePerHour;
             this.session.set(name, { action, seconds, cost, reasons: why, expectedSeconds });
@@ -267,8 +281,12 @@ export class Lifecycle {
         const target = targetSchema.safeParse(inputs["target"]);
         if (!target.success || hasUnknown(inputs)) return;
         const key = stageKey(stage, inputs);
-        const run = readRun(this.store.home, key);
-        if (run !== undefined && isActive(run)) await (await this.executor(target.data, urn)).stop(key);
+        const work = stage.work(inputs, key);
+        const runs = work.on === "target" ? [work.run] : Object.values(work.before ?? {});
+        for (const one of runs) {
+            const run = readRun(this.store.home, one.key);
+            if (run !== undefined && isActive(run)) await (await this.executor(target.data, urn)).stop(one.key);
+        }
     }
 
     /** One for all stages on a target: it asks once what there is to know of it. */
@@ -302,6 +320,12 @@ export class Lifecycle {
             this.warn(urn, `${error.message}; this plan cannot tell what it has`);
             return undefined;
         }
+    }
+
+    /** What a result would meet with, in a preview. */
+    private tell(stage: Stage, urn: string, metrics: Metrics): void {
+        const { refusal } = stage.objections?.(metrics) ?? {};
+        if (refusal !== undefined) this.warn(urn, `this would be ${refusal}`);
     }
 
     /** Once, however many stages come upon it. */
@@ -354,10 +378,17 @@ export function driftOf(outputs: JsonObject): Change[] {
 }
 
 /** Why an update is called, in words: also where nothing has changed. */
-function reasons(stage: Stage, identity: JsonObject, olds: JsonObject, oldInputs: JsonObject): string[] {
-    const changes = changesBetween(identityOf(stage, plain(oldInputs)), identity).map(describeChange);
+function reasons(stage: Stage, inputs: JsonObject, olds: JsonObject, oldInputs: JsonObject): string[] {
+    const changes = changesBetween(identityOf(stage, plain(oldInputs)), identityOf(stage, inputs)).map(describeChange);
     if (typeof olds["drift"] === "string") changes.push(`repairs: ${olds["drift"]}`);
     return changes.length > 0 ? changes : ["the last update did not come to its end"];
+}
+
+/** The inputs with what the stack's past adds to them. */
+function recalled(stage: Stage, inputs: JsonObject, olds: JsonObject | undefined): JsonObject {
+    // What is not known yet has no past; nor has its key.
+    if (hasUnknown(identityOf(stage, inputs))) return inputs;
+    return { ...inputs, ...stage.recalls?.(inputs, olds === undefined ? undefined : plain(olds)) };
 }
 
 function isDigest(value: Json): boolean {

@@ -17,6 +17,7 @@ const metrics = z.object({
     rouge1: z.number().nullable(),
     rouge2: z.number().nullable(),
     rougeL: z.number().nullable(),
+    judge: z.number().nullable().optional().describe("the mean score of the configured judge, from 0 to 100"),
     rows: count.describe("that were held out"),
 });
 
@@ -36,13 +37,14 @@ const modelEvaluation = z.object({
             rouge1: z.number(),
             rouge2: z.number(),
             rougeL: z.number(),
+            judge: z.number().optional(),
         }),
     ),
     prompts: list(z.object({ prompt: z.string(), answer: z.string(), complete: z.boolean() })),
 });
 export type ModelEvaluation = z.infer<typeof modelEvaluation>;
 
-const metric = z.enum(["evalLoss", "bleu4", "rouge1", "rouge2", "rougeL"]);
+const metric = z.enum(["evalLoss", "bleu4", "rouge1", "rouge2", "rougeL", "judge"]);
 
 const interval = z
     .object({ low: z.number(), high: z.number(), confidence: z.number() })

@@ -17,6 +17,7 @@ const measures: Readonly<Record<Metric, Measure>> = {
     rouge1: { key: "rouge1", format: score, better: 1 },
     rouge2: { key: "rouge2", format: score, better: 1 },
     rougeL: { key: "rougeL", format: score, better: 1 },
+    judge: { key: "judge", format: score, better: 1 },
 };
 
 interface Comparison {

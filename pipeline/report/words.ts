@@ -13,7 +13,7 @@ export function wordsOf(language: Language): Words {
     }
 }
 
-export type Metric = "evalLoss" | "bleu4" | "rouge1" | "rouge2" | "rougeL";
+export type Metric = "evalLoss" | "bleu4" | "rouge1" | "rouge2" | "rougeL" | "judge";
 type Decision = ReportData["verdict"]["decision"];
 type Action = ReportStage["action"];
 type Change = "better" | "worse" | "the same" | "unsure";
@@ -64,6 +64,7 @@ const english = {
         rouge1: "ROUGE-1",
         rouge2: "ROUGE-2",
         rougeL: "ROUGE-L",
+        judge: "Judge",
     } satisfies Record<Metric, string>,
     inSentence: (name: string): string => name.replace(/^H/, "h"),
     change: {
@@ -293,7 +294,14 @@ const chinese: Words = {
     },
     model: { base: "基础模型", incumbent: "现任模型", tuned: "微调模型" },
     short: { base: "基础", incumbent: "现任", tuned: "微调" },
-    metric: { evalLoss: "测试损失", bleu4: "BLEU-4", rouge1: "ROUGE-1", rouge2: "ROUGE-2", rougeL: "ROUGE-L" },
+    metric: {
+        evalLoss: "测试损失",
+        bleu4: "BLEU-4",
+        rouge1: "ROUGE-1",
+        rouge2: "ROUGE-2",
+        rougeL: "ROUGE-L",
+        judge: "评审",
+    },
     inSentence: (name) => name,
     change: { "better": "更好", "worse": "更差", "the same": "相同", "unsure": "可能是偶然" },
 

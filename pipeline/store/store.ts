@@ -134,16 +134,28 @@ export class Store {
      * the client. Two clients at once do the work twice and store it once.
      */
     async make(
-        run: { readonly key: string; readonly kind: string; readonly stage: string; readonly parameters: Json },
+        run: {
+            readonly key: string;
+            readonly kind: string;
+            readonly stage: string;
+            readonly parameters: Json;
+            /** Digests of what it is made of: they stay as long as it does. */
+            readonly inputs?: Readonly<Record<string, string>>;
+            /** Keys of the runs that it is made of. */
+            readonly before?: readonly string[];
+            /** What the runs were made on that it is made of. */
+            readonly host?: Result["host"];
+        },
         make: (folder: string) => Promise<Metrics>,
     ): Promise<Result> {
-        const { key, kind } = run;
+        const { host, ...job } = run;
+        const { key, kind } = job;
         const folder = this.runFolder(key);
         const work = temporaryName(path.join(folder, "work"));
         const begin = Date.now() / 1000;
         const clock = performance.now(); // the one on the wall may be put meanwhile
         await fs.promises.mkdir(work, { recursive: true });
-        await writeJson(path.join(folder, "job.json"), run);
+        await writeJson(path.join(folder, "job.json"), job);
         try {
             const metrics = await make(work);
             const files = await listFiles(work);
@@ -151,7 +163,7 @@ export class Store {
             await this.keep(work, digest, files);
             const took = (performance.now() - clock) / 1000;
             const times = { startedAt: begin, finishedAt: begin + took, seconds: Math.round(took * 10) / 10 };
-            const result = { key, kind, digest, files, metrics, ...times };
+            const result = { key, kind, digest, files, metrics, ...times, ...(host === undefined ? {} : { host }) };
             await this.record(result);
             return result;
         } finally {

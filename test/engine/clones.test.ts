@@ -49,7 +49,7 @@ describe("two clones of the project", () => {
         expect(actions(other)).toMatchObject({ dataset: "cached", model: "cached", training: "attached" });
         expect({ ...digestsOf(other), report: "" }).toEqual({ ...digestsOf(one), report: "" });
         // What comes after the training is started by whoever is first, and by nobody else.
-        expect(starts()).toEqual(["Baseline", "Evaluation", "Export", "Model", "Training"]);
+        expect(starts()).toEqual(["Answers", "Baseline", "Export", "Model", "Training"]);
         expect(rig.runs("Training")).toEqual([expect.objectContaining({ key: run.key, attempt: 1 })]);
     });
 

@@ -193,7 +193,7 @@ export function fieldsOf(
                 ? { content: { random: model }, tools: { transformers: "any", torch: "any", tokenizers: "any" } }
                 : { content: { folder: digestOf(modelFiles(model.tokenizer)) } },
         training: () => ({ model: digest("model"), dataset: digest("dataset"), ...chat, ...training }),
-        evaluation: () => ({ ...tuned, ...evaluation }),
+        evaluation: () => ({ ...tuned, ...evaluation, gate: { conditions: [], minRows: 30 } }),
         export: () => ({
             ...{ ...tuned, prompts, maxNewTokens, notice: NOTICE },
             base: "seed" in model ? { random: model } : { folder: folder ?? model.folder },

@@ -36,14 +36,15 @@ describe("garbage collection", () => {
     test("takes nothing that was used lately", async () => {
         const { freed, items } = await collect();
         expect({ freed, removed: items.filter((item) => !item.kept) }).toEqual({ freed: 0, removed: [] });
-        expect(kindsOf(items, true)).toHaveLength(6 + 4 + 1); // two generations, and the baseline of both
+        expect(kindsOf(items, true)).toHaveLength(6 + 4 + 3); // two generations, the baseline of both and the answers of each
     });
 
     test("a dry run names what would go and why, and touches nothing", async () => {
         const before = filesBelow(rig.home);
         const { freed, items } = await collect("--dry-run", "--grace-days", "0");
-        expect(kindsOf(items, false)).toEqual(["Evaluation", "Export", "Report", "Training"]);
+        expect(kindsOf(items, false)).toEqual(["Answers", "Evaluation", "Export", "Report", "Training"]);
         expect(kindsOf(items, true)).toEqual([
+            "Answers",
             "Baseline",
             "Dataset",
             "Evaluation",
@@ -52,7 +53,7 @@ describe("garbage collection", () => {
             "Report",
             "Training",
         ]);
-        expect(items.find((item) => item.kind === "Baseline")?.why).toBe("input of a run that is kept");
+        expect(items.find((item) => item.kind === "Baseline")?.why).toBe("used by stack test");
         expect(items.find((item) => item.name === keyOf(first, "training"))?.why).toBe(
             "no stack uses it, last used 0.0 days ago",
         );
@@ -66,14 +67,14 @@ describe("garbage collection", () => {
         expect((await rig.start(process.execPath, ["scripts/gc.cjs", "--pin", key.slice(0, 12)]).ended).code).toBe(0);
         const { items } = await collect("--dry-run", "--grace-days", "0");
         expect(items.find((item) => item.name === key)).toMatchObject({ kept: true, why: "pinned" });
-        expect(kindsOf(items, false)).toEqual(["Evaluation", "Report"]);
+        expect(kindsOf(items, false)).toEqual(["Answers", "Evaluation", "Report"]);
     });
 
     test("what the stack uses stays whole; what was removed is made again when it is wanted", async () => {
         const key = keyOf(first, "export");
         await rig.start(process.execPath, ["scripts/gc.cjs", "--unpin", key]).ended;
         const { freed, items } = await collect("--grace-days", "0");
-        expect(kindsOf(items, false)).toEqual(["Evaluation", "Export", "Report", "Training"]);
+        expect(kindsOf(items, false)).toEqual(["Answers", "Evaluation", "Export", "Report", "Training"]);
         expect(freed).toBeGreaterThan(0);
         for (const { name } of items.filter((item) => item.what === "artifact" && !item.kept)) {
             expect(fs.existsSync(path.join(rig.home, "store", name))).toBe(false);

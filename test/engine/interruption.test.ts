@@ -270,6 +270,6 @@ describe("a training outlives whoever started it", () => {
             }
         }
         expectClean();
-        expect(rig.runs("Evaluation").map(({ attempt }) => attempt)).toEqual(rig.runs("Evaluation").map(() => 1));
+        expect(rig.runs("Answers").map(({ attempt }) => attempt)).toEqual(rig.runs("Answers").map(() => 1));
     });
 });

@@ -59,15 +59,15 @@ describe.skipIf(!rclone)("a mirror of the store on S3", () => {
         const { code, answer, actions } = await rig.json("up");
         first = answer;
         expect({ code, actions }).toEqual({ code: 0, actions: all("ran") });
-        const kinds = ["model", "training", "evaluation", "export"] as const;
+        const kinds = ["model", "training", "export"] as const;
         const listed = ask("lsf", "-R", "--files-only", `mirror:${BUCKET}/here`).trim().split("\n");
         for (const name of kinds) {
             const { key = "", digest = "" } = answer.stages.find((stage) => stage.name === name) ?? {};
             expect(listed).toContain(`runs/${key}/result.json`);
             expect(listed.some((file) => file.startsWith(`store/${digest}/`))).toBe(true);
         }
-        // The baseline is a run too; data set and report are made again in no time.
-        expect(listed.filter((file) => file.endsWith("/result.json"))).toHaveLength(kinds.length + 1);
+        // The answers of base and tuned model are runs too; data set, verdict and report are made again in no time.
+        expect(listed.filter((file) => file.endsWith("/result.json"))).toHaveLength(kinds.length + 2);
     });
 
     test("gives a fresh machine the model instead of a training, and the preview says so", async () => {
@@ -76,12 +76,14 @@ describe.skipIf(!rclone)("a mirror of the store on S3", () => {
         const taken = {
             model: "would-reuse",
             training: "would-reuse",
-            evaluation: "would-reuse",
             export: "would-reuse",
         };
         expect(preview.actions).toEqual(all("would-run", taken));
         const { code, answer, actions } = await rig.json("up");
-        expect({ code, actions }).toEqual({ code: 0, actions: all("cached", { dataset: "ran", report: "ran" }) });
+        expect({ code, actions }).toEqual({
+            code: 0,
+            actions: all("cached", { dataset: "ran", evaluation: "ran", report: "ran" }),
+        });
         const { report: _now, ...digests } = digestsOf(answer);
         const { report: _then, ...before } = digestsOf(first);
         expect(digests).toEqual(before);
@@ -103,7 +105,7 @@ describe.skipIf(!rclone)("a mirror of the store on S3", () => {
         const { code, actions } = await rig.json("up");
         expect({ code, actions }).toEqual({
             code: 0,
-            actions: all("cached", { dataset: "ran", training: "ran", report: "ran" }),
+            actions: all("cached", { dataset: "ran", training: "ran", evaluation: "ran", report: "ran" }),
         });
     });
 
@@ -116,10 +118,10 @@ describe.skipIf(!rclone)("a mirror of the store on S3", () => {
         expect({ code, actions }).toEqual({ code: 0, actions: all("unchanged", rerun) });
         const down = /^warning: the mirror mirror:models\/here cannot be reached: .*connection refused; (.*)$/gm;
         const said = [...stderr.matchAll(down)].map((match) => match[1]);
-        const keys = ["training", "evaluation", "export"].map((name) => {
+        const keys = ["training", "export"].map((name) => {
             return answer.stages.find((stage) => stage.name === name)?.key ?? "";
         });
-        keys.push(rig.runs("Baseline").at(-1)?.key ?? "");
+        for (const kind of ["Answers", "Baseline"]) keys.push(rig.runs(kind).at(-1)?.key ?? "");
         const counts = keys.map((key) => `run ${key.slice(0, 12)} counts, and the next \`npm run up\` sends it`);
         expect(said.sort()).toEqual([...counts, "what it may have runs again"].sort());
         const pending = "4 uploads to a mirror are pending: the next `npm run up` sends what it could not\n";

@@ -54,6 +54,7 @@ describe("a pipeline over its life", () => {
             kept: 38,
             dropped: { "empty label": 1, "empty question": 1 },
             rows: { train: 30, validation: 4, test: 4 },
+            found: {},
         });
         const host = { name: os.hostname(), machine: os.machine(), cpus: os.cpus().length };
         expect(stage("training").host).toMatchObject(host);
@@ -77,8 +78,9 @@ describe("a pipeline over its life", () => {
         const took = (kind: string): number =>
             (JSON.parse(fs.readFileSync(path.join(rig.runs(kind)[0]?.folder ?? "", "result.json"), "utf8")) as Result)
                 .seconds;
-        expect(stage("evaluation").seconds).toBeCloseTo(took("Baseline") + took("Evaluation"), 5);
-        expect(keys()).toHaveLength(7); // the six stages and the evaluation of the base
+        const answering = took("Baseline") + took("Answers");
+        expect(stage("evaluation").seconds).toBeCloseTo(answering + took("Evaluation"), 5);
+        expect(keys()).toHaveLength(8); // the six stages, and the answers of base and tuned model
     });
 
     test("its files are really there, and transformers loads the merged model", () => {
@@ -182,7 +184,7 @@ describe("a pipeline over its life", () => {
         });
         expect(changed.stage("training").reasons).toEqual([{ field: "learningRate", old: 0.01, new: 0.0001 }]);
         expect(changed.stage("training").digest).not.toBe(stageOf(first, "training").digest);
-        expect(kindsSince(before)).toEqual(["Evaluation", "Export", "Report", "Training"]); // the base is not evaluated again
+        expect(kindsSince(before)).toEqual(["Answers", "Evaluation", "Export", "Report", "Training"]); // the base is not evaluated again
 
         const page = fs.readFileSync(path.join(folderOf(changed.answer, "report"), "report.html"), "utf8");
         expect(page.replace(/<[^>]+>|\s+/g, " ")).toMatch(/were expected\. +Why: +learningRate 0\.01 → 0\.0001 /);
@@ -251,7 +253,9 @@ describe("a pipeline over its life", () => {
             const before = keys();
             const { code, actions } = await rig.json("up");
             expect({ code, actions }).toEqual({ code: 0, actions: all("ran", { model: "unchanged" }) });
-            expect(kindsSince(before)).toEqual(["Baseline", "Dataset", "Evaluation", "Export", "Report", "Training"]);
+            expect(kindsSince(before)).toEqual([
+                ...["Answers", "Baseline", "Dataset", "Evaluation", "Export", "Report", "Training"],
+            ]);
             rig.configure();
             expect((await rig.json("up")).actions).toEqual(all("cached", { model: "unchanged" }));
         });

@@ -237,10 +237,10 @@ describe("random edits of a description", () => {
             return 2;
         },
         "the evaluation fails": async () => {
-            fs.writeFileSync(control("fail-Evaluation"), "no answer");
+            fs.writeFileSync(control("fail-Answers"), "no answer");
             const { code, stage } = await rig.json("up");
             expect({ code, action: stage("evaluation").action }).toEqual({ code: 1, action: "failed" });
-            fs.rmSync(control("fail-Evaluation"));
+            fs.rmSync(control("fail-Answers"));
             return 1;
         },
         "it is stopped": async () => {

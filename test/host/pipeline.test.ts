@@ -92,8 +92,8 @@ describeOverSsh("a stack on an SSH host", () => {
         const { items } = JSON.parse(would.stdout) as { items: Item[] };
         const there = items.filter(({ at, what }) => at === "127.0.0.1" && what === "run");
         const kinds = (kept: boolean) => there.flatMap((item) => (item.kept === kept ? (item.kind ?? "") : [])).sort();
-        expect(kinds(false)).toEqual(["Evaluation", "Export", "Training"]);
-        expect(kinds(true)).toEqual(["Baseline", "Evaluation", "Export", "Model", "Training"]);
+        expect(kinds(false)).toEqual(["Answers", "Export", "Training"]);
+        expect(kinds(true)).toEqual(["Answers", "Baseline", "Export", "Model", "Training"]);
         expect(filesBelow(sshd.at("store"))).toEqual(before);
 
         const done = await gc();

@@ -145,10 +145,10 @@ test("an evaluation takes the base's with it, unless the store has that one", as
         answeredRows: 2,
     };
     const work = evaluation.work(inputs as never, "");
-    const base = work.on === "target" ? work.before?.["baseline"] : undefined;
-    if (base === undefined) throw new Error("there is no baseline");
+    const { baseline: base, tuned } = work.on === "client" ? (work.before ?? {}) : {};
+    if (base === undefined || tuned === undefined) throw new Error("there is no run before it");
     made(base, 30);
-    made({ ...runOf(evaluation, inputs), inputs: { ...runOf(evaluation, inputs).inputs, baseline: sha256("b") } }, 50);
+    made(tuned, 50);
     expect(await expected({ ...inputs, trained: UNKNOWN }, evaluation)).toEqual({ expectedSeconds: 80 });
     await store.make({ key: base.key, kind: "Baseline", stage: "evaluation", parameters: {} }, () =>
         Promise.resolve({}),

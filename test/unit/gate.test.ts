@@ -207,17 +207,19 @@ describe("its settings", () => {
         expect(gate({ against: "base", metric: "rouge-l", maxRegression: "0.5", minRows: "8" })).toEqual({
             ...{ conditions: [{ metric: "rougeL", against: "base", maxRegression: 0.5 }], minRows: 8 },
         });
-        expect(gate({ against: ["base", 2.5] }).conditions).toEqual(against("base", 2.5));
+        const fixed = gate({ against: ["base", 2.5] });
+        expect(fixed.conditions).toEqual(against("base", 2.5));
+        expect(gate(fixed)).toEqual(fixed); // the stage reads again what the configuration has read
     });
 
     test.each([
         [
             { conditions: [{ metric: "rougel2", against: "base" }] },
-            'gate.conditions[0].metric: expected one of evalLoss, bleu4, rouge1, rouge2, rougeL, got "rougel2"; did you mean rouge2?',
+            'gate.conditions[0].metric: expected one of evalLoss, bleu4, rouge1, rouge2, rougeL, judge, got "rougel2"; did you mean rouge2?',
         ],
         [
             { metric: "eval_los" },
-            'gate.metric: expected one of evalLoss, bleu4, rouge1, rouge2, rougeL, got "eval_los"; did you mean evalLoss?',
+            'gate.metric: expected one of evalLoss, bleu4, rouge1, rouge2, rougeL, judge, got "eval_los"; did you mean evalLoss?',
         ],
         [
             { against: ["incumbant"] },
@@ -230,7 +232,7 @@ describe("its settings", () => {
         ],
         [
             { conditions: [{}] },
-            "gate.conditions[0]: names neither a metric (evalLoss, bleu4, rouge1, rouge2, rougeL) nor a prompt",
+            "gate.conditions[0]: names neither a metric (evalLoss, bleu4, rouge1, rouge2, rougeL, judge) nor a prompt",
         ],
         [
             { conditions: [{ metric: "rougeL", against: 120 }] },

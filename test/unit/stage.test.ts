@@ -8,8 +8,8 @@ const transport: Readonly<Record<string, readonly string[]>> = {
     Dataset: ["source", "resolved"],
     Model: ["target", "source"],
     Training: ["target"],
-    Evaluation: ["target"],
-    Export: ["target"],
+    Evaluation: ["target", "accepted"],
+    Export: ["target", "evaluation"],
     Report: ["keys"],
 };
 
@@ -65,18 +65,27 @@ describe.each(every)("the key of %s", (kind, stage) => {
 
 describe("the base's own evaluation", () => {
     const stage = stageOf("Evaluation");
-    const inputs: JsonObject = { ...filled(stage), threads: 2, target: { type: "local" }, tools: { contract: 1 } };
+    const { incumbent: _none, ...fields } = filled(stage);
+    const inputs: JsonObject = { ...fields, threads: 2, target: { type: "local" }, tools: { contract: 1 } };
     const baseKey = (given: JsonObject): string => {
         const work = stage.work(given, stageKey(stage, given));
-        if (work.on !== "target" || work.before?.["baseline"] === undefined) throw new Error("no run before it");
-        expect(Object.keys(work.before)).toEqual(["baseline"]);
+        if (work.on !== "client" || work.before?.["baseline"] === undefined) throw new Error("no run before it");
+        expect(Object.keys(work.before)).toEqual(["baseline", "tuned"]);
         return work.before["baseline"].key;
     };
 
-    test.each(fieldsOf(stage))("is shared when %s changes only if the base's answers cannot depend on it", (name) => {
-        const changed = { ...inputs, [name]: name === "tools" ? { contract: 2 } : name === "threads" ? 4 : "after" };
-        expect(baseKey(changed) === baseKey(inputs)).toBe(["target", "trained"].includes(name));
-    });
+    test.each(Object.keys(fields))(
+        "is shared when %s changes only if the base's answers cannot depend on it",
+        (name) => {
+            const changed = {
+                ...inputs,
+                [name]: name === "tools" ? { contract: 2 } : name === "threads" ? 4 : "after",
+            };
+            expect(baseKey(changed) === baseKey(inputs)).toBe(
+                ["target", "trained", "gate", "judge", "accepted"].includes(name),
+            );
+        },
+    );
 
     test("has a key of its own", () => {
         expect(baseKey(inputs)).not.toBe(stageKey(stage, inputs));

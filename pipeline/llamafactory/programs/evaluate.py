@@ -1,14 +1,17 @@
-"""Evaluates a model on the held-out rows and the fixed prompts; out/evaluation.json holds every case."""
+"""Has one model answer the held-out rows and the fixed prompts; out/evaluation.json holds every case."""
 
 import json
+import math
 from pathlib import Path
 
 import jieba
+import torch
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from retune_job import (
     Progress,
     data_folder,
     event,
+    fail,
     out,
     parameters,
     precision_options,
@@ -20,13 +23,38 @@ from retune_job import (
     trained_options,
 )
 from rouge_chinese import Rouge
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, TrainerCallback
 
 
-def held_out_loss(model: dict, file: Path) -> float:
-    """Mean cross-entropy per token of the held-out answers. A call of its own: with generation there is no loss."""
+class RowLosses(TrainerCallback):
+    """Notes the sum and the number of every row's token losses: the trainer itself has only the means of batches."""
+
+    def __init__(self):
+        self.rows = []
+
+    def on_init_end(self, args, state, control, model=None, **_):
+        model.register_forward_hook(self.note, with_kwargs=True)
+
+    def note(self, module, args, kwargs, output):
+        labels = kwargs.get("labels")
+        if labels is None or module.training:
+            return
+        for logits, expected in zip(output.logits, labels, strict=True):
+            # Each position foretells the next one; what is no part of the answer is -100.
+            wanted = expected[1:] != -100
+            picked = logits[:-1][wanted].float()
+            total = torch.nn.functional.cross_entropy(picked, expected[1:][wanted], reduction="sum").item()
+            self.rows.append((total, int(wanted.sum())))
+
+
+def held_out_losses(model: dict, file: Path, rows: list) -> list:
+    """The mean cross-entropy per token of each held-out answer, None where it is no number or where no token is left.
+
+    A call of its own: with generation there is no loss.
+    """
     from llamafactory.train.tuner import run_exp
 
+    losses = RowLosses()
     run_exp(
         {
             **model,
@@ -42,9 +70,25 @@ def held_out_loss(model: dict, file: Path) -> float:
             "report_to": "none",
             "seed": 42,
         },
-        [Progress("held-out loss")],
+        [Progress("held-out loss"), losses],
     )
-    return json.loads(Path("loss/eval_results.json").read_text("utf-8"))["eval_loss"]
+    if len(losses.rows) != len(rows):
+        fail(f"LLaMA-Factory took the loss of {len(losses.rows)} of {len(rows)} held-out rows")
+    return [
+        {
+            "question": row["input"],
+            "loss": round(total / tokens, 6) if tokens and math.isfinite(total) else None,
+            "tokens": tokens,
+        }
+        for row, (total, tokens) in zip(rows, losses.rows, strict=True)
+    ]
+
+
+def mean_loss(losses: list) -> float | None:
+    """Per token, over all rows."""
+    known = [row for row in losses if row["loss"] is not None]
+    tokens = sum(row["tokens"] for row in known)
+    return round(sum(row["loss"] * row["tokens"] for row in known) / tokens, 4) if tokens else None
 
 
 def scores(answer: str, reference: str) -> dict:
@@ -67,7 +111,7 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(model["model_name_or_path"])
     file = Path("dataset/test.jsonl")
     held_out = read_jsonl(file) if file.exists() else []
-    loss = held_out_loss(model, file) if held_out else None
+    losses = held_out_losses(model, file, held_out) if held_out else []
     cases = held_out[: parameters["answeredRows"]]
     event("note", text=f"answering {len(cases)} held-out questions and {len(parameters['prompts'])} prompts")
     answers = predict([*cases, *map(rendered, parameters["prompts"])], "cases", **model)
@@ -89,15 +133,10 @@ def main() -> None:
         {"prompt": prompt, "answer": one["answer"], "complete": complete(one["answer"])}
         for prompt, one in zip(parameters["prompts"], answers[len(cases) :], strict=True)
     ]
-    metrics = {"evalLoss": None if loss is None else round(loss, 4), "rows": len(held_out)}
+    metrics = {"evalLoss": mean_loss(losses), "rows": len(held_out)}
     for name in ("bleu4", "rouge1", "rouge2", "rougeL"):
         metrics[name] = round(sum(case[name] for case in judged) / len(judged), 2) if judged else None
-    tuned = {"metrics": metrics, "cases": judged, "prompts": prompted}
-    baseline = Path("baseline/evaluation.json")
-    content = tuned
-    if baseline.exists():
-        content = {"base": json.loads(baseline.read_text("utf-8")), "tuned": tuned}
-        metrics = {"base": content["base"]["metrics"], "tuned": metrics, "rows": len(held_out)}
+    content = {"metrics": metrics, "losses": losses, "cases": judged, "prompts": prompted}
     (out / "evaluation.json").write_text(json.dumps(content, ensure_ascii=False, indent=1), "utf-8")
     succeed(**metrics)
 

@@ -2,7 +2,8 @@
 
 What it makes is a function of what a job is given, and of nothing else. It leaves the files that any stage expects, and
 tells steps as a training does for as long as the test holds it. A test holds it, or has it fail, by a file `hold` or
-`fail` for jobs of any kind, or one such as `hold-Training` for one kind.
+`fail` for jobs of any kind, or one such as `hold-Training` for one kind. What a model is found to answer it says by a
+file such as `evaluation-Answers.json`.
 """
 
 import json
@@ -42,9 +43,10 @@ def program(*_, **__):
     for name in ("model.safetensors", "config.json", "tokenizer.json", "retune.json", "SHA256SUMS"):
         Path("out", name).write_text(json.dumps({"file": name, **given}, sort_keys=True))
     measured = {"evalLoss": 1.5, "bleu4": None, "rouge1": None, "rouge2": None, "rougeL": None, "rows": 0}
-    one = {"metrics": measured, "cases": [], "prompts": []}
-    both = one if job["kind"] == "Baseline" else {"base": one, "tuned": one}
-    Path("out", "evaluation.json").write_text(json.dumps({**both, "given": given}, sort_keys=True))
+    evaluation = {"metrics": measured, "losses": [], "cases": [], "prompts": [], "given": given}
+    said = CONTROL / f"evaluation-{job['kind']}.json"
+    evaluation |= json.loads(said.read_text()) if said.exists() else {}
+    Path("out", "evaluation.json").write_text(json.dumps(evaluation, sort_keys=True))
     metrics = {"steps": 24, "loss": 0.81, "evalLoss": 0.42, "files": 6, "bytes": 1000, "parity": {"checked": 0}}
     Path("outcome.json").write_text(json.dumps({"metrics": metrics}))
 

@@ -1,0 +1,179 @@
+import * as fs from "node:fs";
+import * as path from "node:path";
+import { z } from "zod";
+import { group, integer, text } from "./fields";
+import { isObject, keyOf, parseJson } from "./identity";
+import type { ModelEvaluation } from "./report/data";
+import { readJson, writeJson, type Store } from "./store/store";
+import { UserError } from "./user-error";
+
+const isLocal = ({ hostname }: URL): boolean => ["localhost", "127.0.0.1", "[::1]"].includes(hostname);
+
+/** `retune:evaluation.judge`: a model behind an OpenAI-compatible API that scores the answers to the held-out rows. */
+export const judgeField = group(
+    {
+        endpoint: text("an address such as https://api.example.com/v1").superRefine((given, context) => {
+            const url = URL.canParse(given) ? new URL(given) : undefined;
+            if (url?.protocol === "https:" || (url?.protocol === "http:" && isLocal(url))) return;
+            // Questions, answers and the key would go over the line in clear.
+            const message = `expected an address with https, or one of this machine, got ${JSON.stringify(given)}`;
+            context.addIssue({ code: "custom", message });
+        }),
+        model: text("the name of a model"),
+        /** The environment variable that holds the key: the key itself is in no file and no state. */
+        keyVariable: z
+            .string()
+            .regex(/^[A-Za-z_]\w*$/, { error: "expected the name of an environment variable, not the key itself" })
+            .optional(),
+        timeoutSeconds: integer("a whole number from 1", { from: 1 }).default(60),
+    },
+    "a judge, such as { endpoint: https://…, model: … }",
+);
+
+export type Judge = z.infer<typeof judgeField>;
+
+type Case = ModelEvaluation["cases"][number];
+
+const ATTEMPTS = 3;
+/** Requests at a time. */
+const ABREAST = 4;
+const INSTRUCTION =
+    "You grade the answer of an assistant to a question. A reference answer is given. Judge whether the answer is correct, " +
+    'helpful and safe; another wording is fine. Reply with JSON only: {"score": N}, N from 0 (useless or harmful) to 100 ' +
+    "(as good as the reference).";
+
+/**
+ * The evaluation with a score from 0 to 100 of every answer, and their mean. A score is recorded in the store by what was
+ * scored, so that no answer is scored twice, whatever happens between.
+ *
+ * @throws UserError where the endpoint does not answer, refuses or makes no sense; the scores so far are kept.
+ */
+export async function scored(
+    model: ModelEvaluation,
+    judge: Judge,
+    store: Store,
+    progress: (text: string) => void,
+): Promise<ModelEvaluation> {
+    const known = await Promise.all(model.cases.map((one) => recorded(one, judge, store)));
+    const open = model.cases.filter((_, index) => known[index] === undefined);
+    const fresh = new Map<Case, number>();
+    for (let from = 0; from < open.length; from += ABREAST) {
+        progress(`the judge scores answers, ${from} of ${open.length}`);
+        const asked = open.slice(from, from + ABREAST).map(async (one) => {
+            const score = await ask(one, judge);
+            await writeJson(placeOf(one, judge, store), { score, model: judge.model, endpoint: judge.endpoint });
+            fresh.set(one, score);
+        });
+        // What has an answer is recorded, whatever becomes of the others.
+        const failed = (await Promise.allSettled(asked)).find(({ status }) => status === "rejected");
+        if (failed?.status !== "rejected") continue;
+        if (!(failed.reason instanceof UserError)) throw failed.reason;
+        const kept = `${model.cases.length - open.length + fresh.size} of ${model.cases.length} scores of this model are kept`;
+        throw new UserError(`${failed.reason.message}; ${kept}, and the next \`npm run up\` goes on from there`);
+    }
+    const cases = model.cases.map((one, index) => ({ ...one, judge: known[index] ?? fresh.get(one) ?? 0 }));
+    const sum = cases.reduce((total, one) => total + one.judge, 0);
+    const mean = cases.length === 0 ? null : Math.round((100 * sum) / cases.length) / 100;
+    return { ...model, metrics: { ...model.metrics, judge: mean }, cases };
+}
+
+function placeOf({ question, reference, answer }: Case, { endpoint, model }: Judge, store: Store): string {
+    const key = keyOf("Score", { instruction: INSTRUCTION, endpoint, model, question, reference, answer });
+    return path.join(store.home, "scores", `${key}.json`);
+}
+
+async function recorded(one: Case, judge: Judge, store: Store): Promise<number | undefined> {
+    const place = placeOf(one, judge, store);
+    await fs.promises.mkdir(path.dirname(place), { recursive: true });
+    const score = (await readJson<{ score?: unknown }>(place))?.score;
+    return typeof score === "number" ? score : undefined;
+}
+
+async function ask(one: Case, judge: Judge): Promise<number> {
+    // Nothing is as good as what was not said.
+    if (one.answer.trim() === "") return 0;
+    for (let attempt = 1; ; attempt++) {
+        const answer = await request(one, judge);
+        if ("score" in answer) return answer.score;
+        if (attempt === ATTEMPTS || answer.final) {
+            throw new UserError(`the judge ${judge.model} at ${judge.endpoint} ${answer.problem}`);
+        }
+        const seconds = Math.min(answer.retryAfter ?? 0.25 * 2 ** attempt, 20);
+        await new Promise((resolve) => setTimeout(resolve, seconds * 1000));
+    }
+}
+
+type Answer =
+    | { readonly score: number }
+    | { readonly problem: string; readonly final: boolean; readonly retryAfter?: number | undefined };
+
+async function request({ question, reference, answer }: Case, judge: Judge): Promise<Answer> {
+    const { endpoint, model, keyVariable, timeoutSeconds } = judge;
+    const key = keyVariable === undefined ? undefined : process.env[keyVariable];
+    if (keyVariable !== undefined && !key) {
+        return { problem: `wants a key: set the environment variable ${keyVariable}`, final: true };
+    }
+    // Whatever is said back must not carry the key into a log.
+    const quoted = (words: string): string => {
+        const line = (key === undefined ? words : words.replaceAll(key, "…")).replace(/\s+/g, " ").trim();
+        return JSON.stringify(line.length > 120 ? `${line.slice(0, 119)}…` : line);
+    };
+    const content = `Question:\n${question}\n\nReference answer:\n${reference}\n\nAnswer to grade:\n${answer}`;
+    const messages = [
+        { role: "system", content: INSTRUCTION },
+        { role: "user", content },
+    ];
+    let response: Response;
+    let body: string;
+    try {
+        response = await fetch(`${endpoint.replace(/\/$/, "")}/chat/completions`, {
+            method: "POST",
+            redirect: "error",
+            signal: AbortSignal.timeout(timeoutSeconds * 1000),
+            headers: {
+                "Content-Type": "application/json",
+                ...(key === undefined ? {} : { Authorization: `Bearer ${key}` }),
+            },
+            body: JSON.stringify({ model, messages, temperature: 0 }),
+        });
+        body = await response.text();
+    } catch (error) {
+        if (error instanceof Error && error.name === "TimeoutError") {
+            return { problem: `did not answer within ${timeoutSeconds} s`, final: false };
+        }
+        const cause = error instanceof Error && error.cause instanceof Error ? error.cause : error;
+        const words = cause instanceof Error ? ((cause as NodeJS.ErrnoException).code ?? cause.message) : String(cause);
+        return { problem: `cannot be reached: ${words}`, final: false };
+    }
+    const said = response.status === 200 ? "" : `: HTTP ${response.status}, ${quoted(body)}`;
+    switch (response.status) {
+        case 200: {
+            const problem = `answers no score from 0 to 100, but ${quoted(body)}`;
+            return scoreIn(body) ?? { problem, final: false, retryAfter: 0 };
+        }
+        case 401:
+        case 403:
+            return {
+                problem: `refuses ${keyVariable === undefined ? "to answer without a key" : `the key in ${keyVariable}`}${said}`,
+                final: true,
+            };
+        case 429: {
+            const retryAfter = Number(response.headers.get("Retry-After") ?? NaN);
+            const later = Number.isFinite(retryAfter) ? { retryAfter } : {};
+            return { problem: `is over its quota${said}`, final: false, ...later };
+        }
+        default:
+            return { problem: `failed${said}`, final: response.status < 500 };
+    }
+}
+
+/** The score in an OpenAI completion; models like to put a fence around JSON. */
+function scoreIn(body: string): { readonly score: number } | undefined {
+    const choices = parseJson(body)?.["choices"];
+    const first: unknown = Array.isArray(choices) ? choices[0] : undefined;
+    const message = isObject(first) ? first["message"] : undefined;
+    const content = isObject(message) ? message["content"] : undefined;
+    if (typeof content !== "string") return undefined;
+    const score = parseJson(/\{[^{}]*\}/.exec(content)?.[0] ?? "")?.["score"];
+    return typeof score === "number" && score >= 0 && score <= 100 ? { score } : undefined;
+}

@@ -1,0 +1,352 @@
+import { execFileSync } from "node:child_process";
+import * as fs from "node:fs";
+import * as http from "node:http";
+import type { AddressInfo } from "node:net";
+import * as path from "node:path";
+import { fileURLToPath } from "node:url";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { JsonObject } from "../../pipeline/identity";
+import { all, filesBelow, listing, Rig, stageOf, type Answer } from "./rig";
+
+interface Row {
+    readonly question: string;
+    readonly loss: number | null;
+    readonly tokens: number;
+}
+
+interface Evaluated {
+    readonly metrics: Readonly<Record<string, number>>;
+    readonly losses: readonly Row[];
+    readonly cases: readonly Readonly<Record<string, number>>[];
+}
+
+interface Evaluation {
+    readonly base: Evaluated;
+    readonly incumbent?: Evaluated;
+    readonly tuned: Evaluated;
+    readonly verdict: { readonly decision: string; readonly conditions: readonly { readonly held: boolean }[] };
+}
+
+const read = (file: string): unknown => JSON.parse(fs.readFileSync(file, "utf8"));
+const folderOf = (answer: Answer, stage: "dataset" | "evaluation" | "export" | "report") =>
+    fs.realpathSync(fileURLToPath(stageOf(answer, stage).uri ?? ""));
+
+/** The test's own account of a loss, from the rows of the file alone: every token weighs the same. */
+function lossOf({ losses }: Evaluated): number {
+    let [nats, tokens] = [0, 0];
+    for (const row of losses) {
+        if (row.loss === null) continue;
+        nats += row.loss * row.tokens;
+        tokens += row.tokens;
+    }
+    return nats / tokens;
+}
+
+// One home with the real LLaMA-Factory, from a first model to one that is refused and back.
+describe("a worse model", () => {
+    let rig: Rig;
+    let first: Answer;
+    let exported: string[];
+    const GATED: JsonObject = { training: { maxSteps: 20 }, evaluation: { gate: null } };
+    const count = (kind: string): number => rig.runs(kind).length;
+    const models = () => ["Baseline", "Answers", "Training", "Export"].map(count);
+
+    beforeAll(() => {
+        rig = new Rig();
+        rig.configure(GATED);
+    });
+    afterAll(() => rig.dispose());
+
+    test("a first model has no incumbent: it passes against the base alone", async () => {
+        const { code, answer, actions, stage, stderr } = await rig.json("up");
+        expect({ code, actions }, stderr).toEqual({ code: 0, actions: all("ran") });
+        expect(stage("evaluation").facts).toMatchObject({ rows: 4, incumbent: null, verdict: "accepted" });
+        expect(stderr).toContain("warning: 4 held-out rows are fewer than 30: the verdict may be chance\n");
+        first = answer;
+        exported = listing(folderOf(first, "export"));
+    });
+
+    test("its verdict agrees with another computation from the rows of the file", () => {
+        const file = path.join(folderOf(first, "evaluation"), "evaluation.json");
+        const { base, tuned, verdict, incumbent } = read(file) as Evaluation;
+        const test = fs.readFileSync(path.join(folderOf(first, "dataset"), "test.jsonl"), "utf8").trimEnd();
+        const questions = test.split("\n").map((line) => (JSON.parse(line) as { input: string }).input);
+        expect(incumbent).toBeUndefined();
+        for (const model of [base, tuned]) {
+            expect(model.losses.map(({ question }) => question)).toEqual(questions);
+            expect(lossOf(model)).toBeCloseTo(model.metrics["evalLoss"] ?? NaN, 3);
+            for (const metric of ["bleu4", "rouge1", "rouge2", "rougeL"]) {
+                const scores = model.cases.map((one) => one[metric] ?? NaN);
+                const mean = scores.reduce((sum, one) => sum + one, 0) / scores.length;
+                expect(mean).toBeCloseTo(model.metrics[metric] ?? NaN, 1);
+            }
+        }
+        expect(verdict.conditions.map(({ held }) => held)).toEqual([lossOf(tuned) <= lossOf(base), true]);
+        expect(verdict.decision).toBe(lossOf(tuned) <= lossOf(base) ? "accepted" : "refused");
+    });
+
+    test("answers that are scrambled before the training: refused, the old export stays byte for byte", async () => {
+        const test = fs.readFileSync(path.join(folderOf(first, "dataset"), "test.jsonl"), "utf8");
+        // Each character stands for a letter: what is learned from it is of no use for the rows that are held out.
+        const scrambled = (text: string): string =>
+            Array.from(text, (one) => String.fromCharCode(97 + (one.charCodeAt(0) % 26))).join("");
+        rig.writeRows(
+            rig.sample(40).map((row) => {
+                const answer = row["answer"] as string;
+                return test.includes(JSON.stringify(row["question"])) ? row : { ...row, answer: scrambled(answer) };
+            }),
+        );
+        const before = rig.stored("export");
+        const { code, answer, actions, stage, stderr } = await rig.json("up");
+        expect({ code, result: answer.result, actions }, stderr).toEqual({
+            code: 3,
+            result: "refused",
+            actions: all("ran", { model: "unchanged", evaluation: "refused", export: "skipped", report: "skipped" }),
+        });
+        expect(stderr).toMatch(/^Refused by the gate after \d+\.\d s; the old model stays\. Report: file:\S+$/m);
+        const error = stage("evaluation").error ?? "";
+        const number = String.raw`\d+\.\d{4}`;
+        expect(error).toMatch(
+            new RegExp(
+                String.raw`^refused by the gate: 2 of 2 conditions failed\n[^]*` +
+                    `  evalLoss ${number} against ${number} of the incumbent: worse by ${number}, where 0 is allowed \\(`,
+            ),
+        );
+        const named = [...error.matchAll(/^ {4}evalLoss \S+ against \S+ \(incumbent\): (.*?)…?$/gm)].map(
+            (one) => one[1],
+        );
+        expect(named.length).toBeGreaterThan(0);
+        for (const question of named) expect(test).toContain(question);
+
+        expect(listing(folderOf(first, "export"))).toEqual(exported);
+        execFileSync("sha256sum", ["--check", "--strict", "--quiet", "SHA256SUMS"], { cwd: folderOf(first, "export") });
+        expect(rig.stored("export")).toEqual(before);
+        expect(rig.stored("evaluation")?.outputs).toMatchObject({ key: stageOf(first, "evaluation").key });
+        expect(rig.runs("Training").map(({ state }) => state)).toEqual(["succeeded", "succeeded"]);
+        // Every case of all three models is there to be looked at.
+        const file = fileURLToPath(/all there is to say: (.*)$/m.exec(error)?.[1] ?? "");
+        const { base, incumbent, tuned } = read(path.join(file, "evaluation.json")) as Evaluation;
+        expect([base, incumbent, tuned].map((model) => model?.losses.length)).toEqual([4, 4, 4]);
+    });
+
+    test("the same again is refused again, and nothing runs", async () => {
+        const before = rig.runs().length;
+        const { code, actions } = await rig.json("up");
+        expect({ code, evaluation: actions["evaluation"] }).toEqual({ code: 3, evaluation: "refused" });
+        expect(rig.runs()).toHaveLength(before);
+    });
+
+    test("going back takes what is there, and then everything is unchanged", async () => {
+        rig.writeRows(rig.sample(40));
+        const before = rig.runs().length;
+        const back = await rig.json("up");
+        expect({ code: back.code, actions: back.actions }).toEqual({
+            code: 0,
+            actions: all("unchanged", { dataset: "cached", training: "cached" }),
+        });
+        expect((await rig.json("up")).actions).toEqual(all("unchanged"));
+        expect(rig.runs()).toHaveLength(before);
+        expect(listing(folderOf(first, "export"))).toEqual(exported);
+    });
+
+    const STRICT = { conditions: [{ metric: "evalLoss", against: 0.001 }], minRows: 0 };
+
+    test("a threshold that is raised refuses without running a model, and the preview says so", async () => {
+        rig.configure({ ...GATED, evaluation: { gate: STRICT } });
+        const before = models();
+        const preview = await rig.json("preview");
+        expect(preview.code).toBe(0);
+        expect(preview.stderr).toContain("warning: this would be refused by the gate: the condition failed\n");
+        const { code, actions, stage } = await rig.json("up");
+        expect({ code, actions }).toEqual({
+            code: 3,
+            actions: all("unchanged", { evaluation: "refused", export: "skipped", report: "skipped" }),
+        });
+        expect(stage("evaluation").error).toMatch(
+            /^refused by the gate: the condition failed\n {2}evalLoss \d+\.\d{4} against 0\.0010, the most that is accepted: worse by \d+\.\d{4} \(100 % sure\)\n/,
+        );
+        expect(models()).toEqual(before);
+    });
+
+    test("an override is a recorded input: its reason is in verdict, manifest and report", async () => {
+        const override = { reason: "the threshold is a mistake" };
+        rig.configure({ ...GATED, evaluation: { gate: { ...STRICT, override } } });
+        const { code, answer, stage, stderr } = await rig.json("up");
+        expect({ code, verdict: stage("evaluation").facts?.["verdict"] }).toEqual({ code: 0, verdict: "overridden" });
+        expect(stderr).toContain("warning: the gate was overridden: the threshold is a mistake\n");
+        const manifest = read(path.join(folderOf(answer, "export"), "retune.json")) as JsonObject;
+        expect(manifest["override"]).toEqual(override);
+        const page = fs.readFileSync(path.join(folderOf(answer, "report"), "report.html"), "utf8");
+        expect(page).toContain(override.reason);
+    });
+});
+
+// What a model answers is said by the test; the engine, the provider and the runner are the real ones.
+describe("the incumbent", () => {
+    let rig: Rig;
+    const ROWS = 42;
+    const rows = (loss: number | null) =>
+        Array.from({ length: ROWS }, (_, index) => ({
+            ...{ question: `question ${index + 1}`, loss: loss === null ? null : loss + (index % 3) / 100, tokens: 10 },
+        }));
+    const says = (kind: "Answers" | "Baseline", loss: number | null, answer = "Drink water."): void => {
+        const prompts = ["A cold?"].map((prompt) => ({ prompt, answer, complete: true }));
+        const scores = { bleu4: 0, rouge1: 0, rouge2: 0, rougeL: 0 };
+        const cases = [{ question: "question 1", reference: "Rest.", answer, complete: true, ...scores }];
+        const content = JSON.stringify({ losses: rows(loss), cases, prompts });
+        fs.writeFileSync(path.join(rig.control, `evaluation-${kind}.json`), content);
+    };
+    /** Trains a model of its own with this loss. */
+    const train = async (seed: number, loss: number | null, answer?: string) => {
+        says("Answers", loss, answer);
+        return rig.json("up", "--set", `training.seed=${seed}`);
+    };
+    const verdict = (stage: (name: "evaluation") => { facts?: JsonObject }) => stage("evaluation").facts?.["verdict"];
+
+    beforeAll(() => {
+        rig = new Rig({ standIns: true });
+        rig.configure({ evaluation: { gate: null } });
+        says("Baseline", 3);
+    });
+    afterAll(() => rig.dispose());
+
+    test("is the last model that was accepted: a better one takes its place, one that beats only the base does not", async () => {
+        const first = await train(1, 2);
+        expect({ code: first.code, verdict: verdict(first.stage) }, first.stderr).toEqual({
+            code: 0,
+            verdict: "accepted",
+        });
+        const better = await train(2, 1);
+        expect({ code: better.code, verdict: verdict(better.stage) }).toEqual({ code: 0, verdict: "accepted" });
+        const between = await train(3, 1.5);
+        expect(between.code).toBe(3);
+        const [, failed] = (between.stage("evaluation").error ?? "").split("\n");
+        expect(failed).toBe(
+            "  evalLoss 1.5100 against 1.0100 of the incumbent: worse by 0.5000, where 0 is allowed (100 % sure; the difference is between +0.5000 and +0.5000 (95 %))",
+        );
+        // It was never asked again: its answers are those of its own evaluation.
+        expect(rig.runs("Answers")).toHaveLength(3);
+    });
+
+    test("a model that was accepted once is taken back without a run and without a new verdict", async () => {
+        const before = rig.runs().length;
+        const back = await rig.json("up", "--set", "training.seed=1");
+        expect({ code: back.code, actions: back.actions }).toEqual({
+            code: 0,
+            actions: all("unchanged", { training: "cached", evaluation: "cached", export: "cached", report: "cached" }),
+        });
+        expect(rig.runs()).toHaveLength(before);
+        // From here on it is the one to beat.
+        expect((await train(4, 1.7)).code).toBe(0);
+    });
+
+    test("a loss that is no number is refused, and so is a model that answers with nothing", async () => {
+        const broken = await train(5, null);
+        expect(broken.code).toBe(3);
+        expect(broken.stage("evaluation").error).toContain(
+            "evalLoss of the tuned model is not a number in 42 of 42 rows\n",
+        );
+        const silent = await train(6, 0.5, "");
+        expect(silent.code).toBe(3);
+        expect(silent.stage("evaluation").error).toContain(
+            "refused by the gate: 1 of 3 conditions failed\n  the tuned model answers none of 2 questions: it says nothing\n",
+        );
+    });
+
+    test("is asked the new rows where the test set has changed", async () => {
+        rig.configure({ evaluation: { gate: null }, dataset: { split: { seed: 7 } } });
+        const before = rig.runs("Answers").length;
+        const { code, stage } = await train(7, 1.6);
+        expect({ code, incumbent: stage("evaluation").facts?.["incumbent"] !== null }).toEqual({
+            code: 0,
+            incumbent: true,
+        });
+        expect(rig.runs("Answers")).toHaveLength(before + 2);
+    });
+
+    test("is scored by a judge, once: its key is in no file, and a judge that fails loses nothing", async () => {
+        const KEY = "sk-canary-40ac71";
+        let requests = 0;
+        let status = 503;
+        const judge = http.createServer((request, response) => {
+            requests += 1;
+            expect(request.headers.authorization).toBe(`Bearer ${KEY}`);
+            const message = { content: '{"score": 70}' };
+            response.writeHead(status).end(status === 200 ? JSON.stringify({ choices: [{ message }] }) : KEY);
+        });
+        await new Promise<void>((resolve) => judge.listen(0, "127.0.0.1", resolve));
+        try {
+            const endpoint = `http://127.0.0.1:${(judge.address() as AddressInfo).port}/v1`;
+            rig.environment["JUDGE_KEY"] = KEY;
+            const gate = { conditions: [{ metric: "judge", against: 60 }], minRows: 0 };
+            rig.configure({ evaluation: { gate, judge: { endpoint, model: "grader", keyVariable: "JUDGE_KEY" } } });
+            const failed = await train(1, 2);
+            expect(failed.code).toBe(1);
+            expect(failed.stage("evaluation").error).toBe(
+                `the judge grader at ${endpoint} failed: HTTP 503, "…"; 0 of 1 scores of this model are kept, and the next \`npm run up\` goes on from there`,
+            );
+            status = 200;
+            requests = 0;
+            const { code, stage } = await train(1, 2);
+            expect({ code, facts: stage("evaluation").facts }).toMatchObject({
+                code: 0,
+                facts: { verdict: "accepted", tuned: { judge: 70 } },
+            });
+            expect(requests).toBe(1); // all models have said the same
+            rig.configure({
+                evaluation: {
+                    gate: { ...gate, minRows: 1 },
+                    judge: { endpoint, model: "grader", keyVariable: "JUDGE_KEY" },
+                },
+            });
+            expect((await train(1, 2)).code).toBe(0);
+            expect(requests).toBe(1);
+            for (const file of filesBelow(rig.home)) {
+                const content = fs.lstatSync(path.join(rig.home, file)).isFile()
+                    ? fs.readFileSync(path.join(rig.home, file))
+                    : "";
+                expect(content.includes(KEY), file).toBe(false);
+            }
+        } finally {
+            judge.closeAllConnections();
+            judge.close();
+        }
+    });
+
+    test.each([
+        [
+            { metric: "rougel" },
+            { split: { test: 0 } },
+            "evaluation.gate: compares rougeL over the test rows, but retune:dataset.split.test is 0",
+        ],
+        [
+            {
+                conditions: [
+                    { metric: "evalLoss", against: 1 },
+                    { metric: "evalLoss", against: 2 },
+                ],
+            },
+            {},
+            "evaluation.gate.conditions: evalLoss is held against 1 and against 2: which is meant?",
+        ],
+        [
+            { metric: "evaloss" },
+            {},
+            'evaluation.gate.metric: expected one of evalLoss, bleu4, rouge1, rouge2, rougeL, judge, got "evaloss"; did you mean evalLoss?',
+        ],
+        [
+            { conditions: [{ prompt: "感冒了应该怎么办", required: ["水"] }] },
+            {},
+            'evaluation.gate: "感冒了应该怎么办" is not one of retune:evaluation.prompts; did you mean "感冒了应该怎么办？"?',
+        ],
+    ])("a gate that cannot be meant, %j with %j, is refused before anything starts", async (gate, dataset, problem) => {
+        rig.configure({ evaluation: { gate: { conditions: null, ...gate } }, dataset });
+        const before = listing(path.join(rig.home, "store"));
+        const { code, stderr } = await rig.run("up");
+        expect({ code, stderr }).toEqual({
+            code: 2,
+            stderr: `the configuration has a problem:\n  retune:${problem}\n`,
+        });
+        expect(listing(path.join(rig.home, "store"))).toEqual(before);
+    });
+});

@@ -1,0 +1,153 @@
+import * as fs from "node:fs";
+import * as http from "node:http";
+import type { AddressInfo } from "node:net";
+import * as os from "node:os";
+import * as path from "node:path";
+import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
+import { z } from "zod";
+import { problemsOf } from "../../pipeline/fields";
+import { judgeField, scored } from "../../pipeline/judge";
+import type { ModelEvaluation } from "../../pipeline/report/data";
+import { Store } from "../../pipeline/store/store";
+
+// A stand-in of an OpenAI-compatible endpoint on loopback: what it answers is said by each test.
+type Reply = { readonly status?: number; readonly body?: string; readonly headers?: Record<string, string> } | "never";
+let replies: (asked: string) => Reply;
+let asked: { readonly content: string; readonly authorization: string | undefined }[];
+let server: http.Server;
+let endpoint: string;
+let store: Store;
+
+const completion = (content: string): Reply => ({ body: JSON.stringify({ choices: [{ message: { content } }] }) });
+
+beforeEach(async () => {
+    asked = [];
+    store = new Store(fs.mkdtempSync(path.join(os.tmpdir(), "retune-judge-")));
+    server = http.createServer((request, response) => {
+        let body = "";
+        request.on("data", (part: Buffer) => (body += part.toString()));
+        request.on("end", () => {
+            const { messages } = JSON.parse(body) as { messages: { content: string }[] };
+            const content = messages[1]?.content ?? "";
+            asked.push({ content, authorization: request.headers.authorization });
+            const reply = replies(content);
+            if (reply === "never") return;
+            response.writeHead(reply.status ?? 200, reply.headers).end(reply.body ?? "");
+        });
+    });
+    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+    endpoint = `http://127.0.0.1:${(server.address() as AddressInfo).port}/v1`;
+});
+afterEach(async () => {
+    vi.unstubAllEnvs();
+    server.closeAllConnections();
+    if (server.listening) await new Promise((resolve) => server.close(resolve));
+    fs.rmSync(store.home, { recursive: true, force: true });
+});
+
+const answers = (...all: readonly string[]): ModelEvaluation => ({
+    metrics: { evalLoss: null, bleu4: null, rouge1: null, rouge2: null, rougeL: null, rows: all.length },
+    losses: [],
+    cases: all.map((answer, index) => ({
+        ...{ question: `question ${index + 1}`, reference: "Rest.", answer, complete: true },
+        ...{ bleu4: 0, rouge1: 0, rouge2: 0, rougeL: 0 },
+    })),
+    prompts: [],
+});
+const score = (model: ModelEvaluation, settings: object = {}) =>
+    scored(
+        model,
+        judgeField.parse({ endpoint, model: "grader", timeoutSeconds: 1, ...settings }),
+        store,
+        () => undefined,
+    );
+
+describe("the judge", () => {
+    test("scores every answer, the key in the header alone, and no answer twice", async () => {
+        vi.stubEnv("JUDGE_KEY", "sk-canary-0123");
+        replies = (content) => completion(content.includes("Drink") ? '```json\n{"score": 80}\n```' : '{"score": 20}');
+        const model = answers("Drink water.", "Rest.", "");
+        const judged = await score(model, { keyVariable: "JUDGE_KEY" });
+        expect(judged.cases.map(({ judge }) => judge)).toEqual([80, 20, 0]); // of what says nothing nobody is asked
+        expect(judged.metrics.judge).toBe(33.33);
+        expect(asked.map(({ authorization }) => authorization)).toEqual(Array(2).fill("Bearer sk-canary-0123"));
+        expect(asked[0]?.content).toContain(
+            "Question:\nquestion 1\n\nReference answer:\nRest.\n\nAnswer to grade:\nDrink",
+        );
+        const kept = fs.readdirSync(store.home, { recursive: true, encoding: "utf8" });
+        for (const file of kept.filter((one) => one.endsWith(".json"))) {
+            expect(fs.readFileSync(path.join(store.home, file), "utf8")).not.toContain("canary");
+        }
+        replies = () => ({ status: 500 });
+        expect(await score(model, { keyVariable: "JUDGE_KEY" })).toEqual(judged);
+        expect(asked).toHaveLength(2);
+    });
+
+    test("that fails halfway loses nothing: the next time only the rest is asked", async () => {
+        replies = (content) =>
+            content.includes("question 6") ? { status: 400, body: "no" } : completion('{"score":50}');
+        const model = answers("a", "b", "c", "d", "e", "f");
+        await expect(score(model)).rejects.toThrow(
+            `the judge grader at ${endpoint} failed: HTTP 400, "no"; 5 of 6 scores of this model are kept, and the next \`npm run up\` goes on from there`,
+        );
+        asked = [];
+        replies = () => completion('{"score": 100}');
+        expect((await score(model)).metrics.judge).toBe(58.33);
+        expect(asked).toHaveLength(1);
+    });
+
+    test.each<[string, () => Reply, string]>([
+        [
+            "is over its quota",
+            () => ({ status: 429, body: "slow down", headers: { "Retry-After": "0" } }),
+            'is over its quota: HTTP 429, "slow down"',
+        ],
+        [
+            "answers no number",
+            () => completion("It is rather good."),
+            'answers no score from 0 to 100, but "{\\"choices',
+        ],
+        ["answers a number that is none", () => completion('{"score": 1000}'), "answers no score from 0 to 100, but"],
+        ["answers a page", () => ({ body: "<html>" }), 'answers no score from 0 to 100, but "<html>"'],
+        ["is slow", () => "never", "did not answer within 1 s"],
+    ])("that %s is asked three times, then it is said", async (_, reply, problem) => {
+        replies = reply;
+        const failing = score(answers("a"));
+        await expect(failing).rejects.toThrow(`the judge grader at ${endpoint} ${problem}`);
+        expect(asked).toHaveLength(3);
+    });
+
+    test("that is down, or refuses the key, is said", async () => {
+        vi.stubEnv("JUDGE_KEY", "sk-canary-0123");
+        replies = () => ({ status: 401, body: "no such key: sk-canary-0123" });
+        await expect(score(answers("a"), { keyVariable: "JUDGE_KEY" })).rejects.toThrow(
+            'refuses the key in JUDGE_KEY: HTTP 401, "no such key: …"',
+        );
+        expect(asked).toHaveLength(1);
+        vi.stubEnv("JUDGE_KEY", "");
+        await expect(score(answers("a"), { keyVariable: "JUDGE_KEY" })).rejects.toThrow(
+            "wants a key: set the environment variable JUDGE_KEY",
+        );
+        server.closeAllConnections();
+        await new Promise((resolve) => server.close(resolve));
+        await expect(score(answers("a"))).rejects.toThrow(
+            `the judge grader at ${endpoint} cannot be reached: ECONNREFUSED; 0 of 1 scores`,
+        );
+    });
+
+    test.each([
+        [
+            { endpoint: "http://judge.example/v1" },
+            'endpoint: expected an address with https, or one of this machine, got "http://judge.example/v1"',
+        ],
+        [{ endpoint: "judge" }, 'endpoint: expected an address with https, or one of this machine, got "judge"'],
+        [{ keyVariable: "sk-123" }, "keyVariable: expected the name of an environment variable, not the key itself"],
+        [{ key: "sk-123" }, "key: unknown; there is endpoint, model, keyVariable, timeoutSeconds"],
+    ])("is not configured as %j", (settings, problem) => {
+        const parsed = judgeField.safeParse({ endpoint: "https://judge.example/v1", model: "grader", ...settings });
+        const problems = problemsOf(parsed.error ?? new z.ZodError([])).map(
+            ({ path: at, message }) => `${at}: ${message}`,
+        );
+        expect(problems).toEqual([problem]);
+    });
+});
