@@ -54,6 +54,37 @@ test("the texts that `pulumi config set` stores are numbers where numbers are wa
     expect(training).toMatchObject({ learningRate: 0.0001, epochs: 2, seed: 7 });
 });
 
+describe("the gate", () => {
+    const dataset = (test: number) => ({ ...parts.dataset, split: { test } });
+
+    test("is there without a word about it, unless nothing is held out", () => {
+        const against = (other: string) => ({ metric: "evalLoss", against: other, maxRegression: 0 });
+        expect(read().evaluation.gate).toEqual({ conditions: ["base", "incumbent"].map(against), minRows: 30 });
+        expect(read({ dataset: dataset(0) }).evaluation.gate).toEqual({ conditions: [], minRows: 30 });
+        expect(read({}, { "evaluation.gate.maxRegression": 1 }).evaluation.gate.conditions).toMatchObject([
+            ...[{ maxRegression: 1 }, { maxRegression: 1 }],
+        ]);
+    });
+
+    test.each([
+        [{ gate: {} }, 0, "gate: compares evalLoss over the test rows, but retune:dataset.split.test is 0"],
+        [
+            { gate: { metric: "bleu4" }, answeredRows: 0 },
+            0.1,
+            "gate: compares bleu4 of the answers, but retune:evaluation.answeredRows is 0",
+        ],
+        [
+            { gate: { metric: "judge", against: 60 } },
+            0.1,
+            "gate: compares the scores of a judge, but there is no retune:evaluation.judge",
+        ],
+    ])("%j of %d held-out rows looks at what will not be there", (evaluation, share, problem) => {
+        expect(() => read({ evaluation, dataset: dataset(share) })).toThrow(
+            `the configuration has a problem:\n  retune:evaluation.${problem}`,
+        );
+    });
+});
+
 describe("--set", () => {
     test("changes one value for this run", () => {
         const { training } = read(
