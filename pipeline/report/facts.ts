@@ -149,6 +149,8 @@ export function usage(data: ReportData): Html {
         <pre><code>${chat(exported)}</code></pre>
         <h3>${words.inPython}</h3>
         <pre><code>${snippet(data, exported)}</code></pre>
+        <h3>${words.asApi(data.stack)}</h3>
+        <pre><code>npm run up -- --stack ${quote(data.stack)}</code></pre>
         <h3>${words.check}</h3>
         <pre><code>cd ${quote(folder)} && sha256sum -c SHA256SUMS</code></pre>`;
 }

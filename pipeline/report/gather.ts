@@ -51,10 +51,9 @@ export async function gather(store: Store, { stack, notice, language, keys, sess
     for (const name of ["evaluation", "export"] as const) await requireUnaltered(store, name, results[name]);
 
     const artifact = ({ digest }: Result, file: string): string => path.join(store.artifactFolder(digest), file);
-    const file = await readJson<EvaluationFile>(artifact(evaluation, "evaluation.json"));
-    if (file === undefined)
+    const judged = await readJson<EvaluationFile>(artifact(evaluation, "evaluation.json"));
+    if (judged === undefined)
         throw new UserError("the evaluation's artifact is gone; `npm run refresh` finds what else is");
-    const judged = { ...file, base: { losses: [], ...file.base }, tuned: { losses: [], ...file.tuned } };
     const asked = (await store.job(keys.evaluation))?.parameters ?? {};
     const settings = (await store.job(keys.training))?.parameters ?? {};
     return {
@@ -63,7 +62,7 @@ export async function gather(store: Store, { stack, notice, language, keys, sess
         at: new Date().toISOString(),
         language,
         notice,
-        verdict: judged.verdict ?? { decision: "ungated", conditions: [], worse: [], warnings: [] },
+        verdict: judged.verdict,
         differences: differencesOf(judged),
         stages: REPORTED.map((name) => stageOf(name, results[name], session.get(name))),
         settings,
@@ -85,21 +84,14 @@ export async function gather(store: Store, { stack, notice, language, keys, sess
 
 /** `evaluation.json` of the stage. */
 interface EvaluationFile {
-    readonly base: Answers;
+    readonly base: ModelEvaluation;
     readonly incumbent?: ModelEvaluation;
-    readonly tuned: Answers;
-    readonly verdict?: Verdict;
+    readonly tuned: ModelEvaluation;
+    readonly verdict: Verdict;
 }
 
-/** Of runs that took no losses row by row. */
-type Answers = Omit<ModelEvaluation, "losses"> & { readonly losses?: ModelEvaluation["losses"] };
-
 /** By how much the tuned model differs in every metric, and how sure that is, whether or not the gate asks. */
-function differencesOf({
-    base,
-    incumbent,
-    tuned,
-}: Pick<ReportData, "base" | "tuned"> & { readonly incumbent?: ModelEvaluation }): ReportData["differences"] {
+function differencesOf({ base, incumbent, tuned }: EvaluationFile): ReportData["differences"] {
     const conditions = METRICS.flatMap((metric) => [
         { metric, against: "base", maxRegression: 0 } as const,
         { metric, against: "incumbent", maxRegression: 0 } as const,

@@ -246,6 +246,8 @@ const english = {
     },
     logits: (bound: string): string =>
         `Their logits differ by at most ${bound} (in half precision, rounding alone can change a token).`,
+    asApi: (stack: string): string =>
+        `As an OpenAI-compatible API, with retune:service: { enabled: true } in Pulumi.${stack}.yaml:`,
     inPython: "In Python, with transformers:",
     inTerminal: "In a terminal, with LLaMA-Factory:",
     check: "Check that all files are as they were made:",
@@ -475,6 +477,7 @@ const chinese: Words = {
             ? `合并后的模型对全部 ${checked} 个问题的回答与“基础模型 + 适配器”完全一致。`
             : `合并后的模型对 ${checked} 个问题中的 ${equal} 个的回答与“基础模型 + 适配器”完全一致。`,
     logits: (bound) => `logits 最多相差 ${bound}（半精度下，仅舍入就可能改变一个词元）。`,
+    asApi: (stack) => `作为兼容 OpenAI 的 API，在 Pulumi.${stack}.yaml 中设置 retune:service: { enabled: true }：`,
     inPython: "在 Python 中使用 transformers：",
     inTerminal: "在终端中使用 LLaMA-Factory：",
     check: "检查所有文件是否保持原样：",

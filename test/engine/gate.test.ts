@@ -6,6 +6,8 @@ import * as path from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { JsonObject } from "../../pipeline/identity";
+import { reportSchema } from "../../pipeline/report/data";
+import { Browser, chromium } from "../unit/chromium";
 import { all, filesBelow, listing, Rig, stageOf, type Answer } from "./rig";
 
 interface Row {
@@ -134,6 +136,34 @@ describe("a worse model", () => {
         const { code, actions } = await rig.json("up");
         expect({ code, evaluation: actions["evaluation"] }).toEqual({ code: 3, evaluation: "refused" });
         expect(rig.runs()).toHaveLength(before);
+    });
+
+    test("its page is in the history beside that of the first model, with the curves of both", async () => {
+        const history = path.join(rig.home, "history", "test");
+        expect(fs.readdirSync(history).sort()).toEqual(["1", "2", "index.html"]);
+        const report = reportSchema.parse(read(path.join(history, "2", "report.json")));
+        expect(report.verdict.decision).toBe("refused");
+        expect(report.stages.map(({ name, action }) => `${name} ${action}`)).toEqual([
+            ...["dataset ran", "model unchanged", "training ran", "evaluation refused", "export skipped"],
+        ]);
+        const { incumbent, training, differences } = report;
+        expect(incumbent?.trained).toBe(stageOf(first, "training").digest);
+        expect([incumbent?.training?.losses.length, training.losses.length]).toEqual([20, 20]);
+        // Each metric against both, each with its interval.
+        expect(differences.filter(({ interval }) => interval !== undefined)).toHaveLength(10);
+        const page = fs.readFileSync(path.join(history, "2", "report.html"), "utf8");
+        expect(page).toContain('<div class="decision refused">');
+        expect(page).toContain("Training loss of the incumbent: from ");
+        if (chromium === undefined) return;
+        const browser = new Browser(chromium);
+        try {
+            for (const file of ["index.html", path.join("1", "report.html"), path.join("2", "report.html")]) {
+                const opened = await browser.open(path.join(history, file), { width: 390, scheme: "dark" });
+                expect(opened, file).toEqual({ complaints: [], requests: [], findings: [], overflow: 0 });
+            }
+        } finally {
+            await browser.close();
+        }
     });
 
     test("going back takes what is there, and then everything is unchanged", async () => {

@@ -243,6 +243,20 @@ describe("a stage that runs on the target", () => {
         expect(gaps.reduce((sum, gap) => sum + gap, 0)).toBeGreaterThan(900 * gaps.length);
         expect(steps()[0]?.text).toMatch(/^learning, step \d+\/1000 \(\d+ %\), loss 2\.5000(, \d+ s left)?$/);
     });
+
+    test("on a target with a price it tells what the run costs, then and in its outputs", async () => {
+        const rig = rigForTest();
+        const provider = await rig.start();
+        rig.hold();
+        const priced = { ...model, target: { type: "local", pricePerHour: 3600 } };
+        const creating = provider.create("Model", await checked(provider, "Model", priced));
+        await until(() => provider.lines.some((line) => /^learning, step [^c]+, cost \d+\.\d\d$/.test(line.text)));
+        rig.release();
+        const { outputs } = await creating;
+        expect(outputs["cost"]).toBe(outputs["seconds"]); // one for a second
+        const again = await checked(provider, "Model", priced);
+        expect((await (await rig.start()).create("Model", again)).outputs).not.toHaveProperty("cost"); // it is in the store
+    });
 });
 
 describe("an update that is cancelled", () => {
