@@ -73,5 +73,5 @@ const page = new Report("report", { stack: getStack(), notice: recipe.notice, ..
 
 export const trained = training.uri;
 export const exported = merged.uri;
-export const api = service?.uri;
+export const api = service?.uri ?? null;
 export const report = page.uri.apply((folder) => `${folder}/report.html`);

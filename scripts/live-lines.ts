@@ -49,12 +49,12 @@ export class LiveLines {
     }
 }
 
-function columnsOf(text: string): number {
+export function columnsOf(text: string): number {
     return Array.from(text).reduce((sum, character) => sum + widthOf(character), 0);
 }
 
 /** Wide characters take two columns. */
-function widthOf(character: string): number {
+export function widthOf(character: string): number {
     return /[\u1100-\u115f\u2e80-\uffdc]/.test(character) ? 2 : 1;
 }
 

@@ -8,7 +8,12 @@ import { home } from "./locations.cjs";
 /** What the state of a stack holds of its stages. */
 export interface StackStatus {
     readonly stack: string;
-    readonly stages: readonly { readonly name: string; readonly type: string; readonly outputs: JsonObject }[];
+    readonly stages: readonly {
+        readonly name: string;
+        readonly type: string;
+        readonly inputs: JsonObject;
+        readonly outputs: JsonObject;
+    }[];
     /** Why its state cannot be read. */
     readonly problem?: string;
 }
@@ -24,6 +29,7 @@ export function readStacks(): StackStatus[] {
         interface Resource {
             readonly type: string;
             readonly urn: string;
+            readonly inputs?: JsonObject;
             readonly outputs?: JsonObject;
         }
         const stack = file.replace(/\.json(\.gz)?$/, "");
@@ -42,13 +48,28 @@ export function readStacks(): StackStatus[] {
         const stages = resources.filter(({ type }) => type.startsWith("finetune:"));
         return {
             stack,
-            stages: stages.map(({ type, urn, outputs }) => ({
+            stages: stages.map(({ type, urn, inputs, outputs }) => ({
                 name: urn.slice(urn.lastIndexOf("::") + 2),
                 type,
+                inputs: inputs ?? {},
                 outputs: outputs ?? {},
             })),
         };
     });
+}
+
+/** One stack of RETUNE_HOME. Throws UserError where it is not there, or cannot be read. */
+export function findStack(name: string): StackStatus {
+    const stacks = readStacks().filter(({ stages, problem }) => stages.length > 0 || problem !== undefined);
+    const stack = stacks.find((one) => one.stack === name);
+    if (stack === undefined) {
+        const others = stacks.length === 0 ? "none yet" : stacks.map((one) => one.stack).join(", ");
+        throw new UserError(
+            `there is no stack ${name} in RETUNE_HOME (there is ${others}): \`npm run up -- --stack ${name}\``,
+        );
+    }
+    if (stack.problem !== undefined) throw new UserError(stack.problem);
+    return stack;
 }
 
 /** With PULUMI_SELF_MANAGED_STATE_GZIP Pulumi packs its states. */

@@ -1,11 +1,12 @@
-import { spawn } from "node:child_process";
+import { spawn, type ChildProcessWithoutNullStreams } from "node:child_process";
 import * as fs from "node:fs";
 import * as path from "node:path";
 import { home, project, pythonEnvironment } from "../../scripts/locations.cjs";
 import { UserError } from "../user-error";
 import { Store, type Result } from "../store/store";
 import type { Executor, Garbage, GarbageRequest, Job, RunStatus, Submitted, Supplies } from "./executor";
-import type { Machine, ServiceRequest, ServiceStart, ServiceStatus } from "./machine";
+import { Attended } from "./attended";
+import type { Machine, Program, ServiceRequest, ServiceStart, ServiceStatus, Tunnel } from "./machine";
 
 const runner = path.join(project, "pipeline", "runner", "runner.py");
 
@@ -61,16 +62,42 @@ export class LocalExecutor implements Executor, Machine {
         await this.run(["end-service", String(port), "--owner", owner]);
     }
 
-    private run<Answer>(verb: readonly string[], input = ""): Promise<Answer> {
+    serviceKey(port: number): Promise<string> {
+        return fs.promises.readFile(path.join(home(), "services", String(port), "key"), "utf8");
+    }
+
+    attend(job: Program, programs: Readonly<Record<string, string>>): Promise<Attended> {
+        const child = this.spawn(["attend"]);
+        child.stdin.write(`${JSON.stringify({ job: { ...job, python: this.python }, programs })}\n`);
+        return Promise.resolve(
+            new Attended(child, (code, stderr) => {
+                const why = lastLine(stderr) || `it ended with code ${String(code)}`;
+                return new UserError(why);
+            }),
+        );
+    }
+
+    /** It is this machine's loopback. */
+    tunnel(port: number): Promise<Tunnel> {
+        const broken = new Promise<never>(() => undefined);
+        return Promise.resolve({ port, broken, close: () => undefined });
+    }
+
+    private spawn(verb: readonly string[]): ChildProcessWithoutNullStreams {
         if (!fs.existsSync(this.python)) {
             const problem = `there is no Python environment at ${path.dirname(path.dirname(this.python))}`;
             throw new UserError(`${problem}: run \`npm run setup\``);
         }
+        return spawn(this.python, [runner, ...verb, "--home", home()], {
+            env: withoutSecrets(process.env),
+            stdio: ["pipe", "pipe", "pipe"],
+            detached: true, // the terminal's Ctrl-C is the client's business
+        });
+    }
+
+    private run<Answer>(verb: readonly string[], input = ""): Promise<Answer> {
+        const child = this.spawn(verb);
         return new Promise((resolve, reject) => {
-            const child = spawn(this.python, [runner, ...verb, "--home", home()], {
-                env: withoutSecrets(process.env),
-                stdio: ["pipe", "pipe", "pipe"],
-            });
             let stdout = "";
             let stderr = "";
             child.stdout.setEncoding("utf8").on("data", (text: string) => (stdout += text));

@@ -1,4 +1,5 @@
 import type { JsonObject } from "../identity";
+import type { Attended } from "./attended";
 import type { Executor } from "./executor";
 
 /** A program that is no run: it makes nothing, but serves, or works for a client for as long as that listens. */
@@ -59,4 +60,18 @@ export interface Machine extends Pick<Executor, "missing" | "send"> {
     service(port: number, ask: boolean): Promise<ServiceStatus>;
     /** Ends a service with all that is known of it, unless it has become another's. */
     endService(port: number, owner: string): Promise<void>;
+    /** What every request to the service must carry. */
+    serviceKey(port: number): Promise<string>;
+    /** Starts a program that works for us alone. */
+    attend(job: Program, programs: Readonly<Record<string, string>>): Promise<Attended>;
+    /** The way to a port of the target's loopback. */
+    tunnel(port: number): Promise<Tunnel>;
+}
+
+export interface Tunnel {
+    /** Of this machine's loopback. */
+    readonly port: number;
+    /** Rejects, with a UserError, when the way is gone. */
+    readonly broken: Promise<never>;
+    close(): void;
 }

@@ -1,6 +1,7 @@
 import { spawn } from "node:child_process";
 import * as crypto from "node:crypto";
 import * as fs from "node:fs";
+import * as net from "node:net";
 import * as os from "node:os";
 import * as path from "node:path";
 import type { Readable, Writable } from "node:stream";
@@ -13,7 +14,8 @@ import { quote } from "../shell";
 import { readJson, writeJson, type Result, type Store } from "../store/store";
 import { UserError } from "../user-error";
 import type { Executor, Garbage, GarbageRequest, Job, RunStatus, Submitted, Supplies } from "./executor";
-import type { Machine, ServiceRequest, ServiceStart, ServiceStatus } from "./machine";
+import { Attended } from "./attended";
+import type { Machine, Program, ServiceRequest, ServiceStart, ServiceStatus, Tunnel } from "./machine";
 
 /** Exit code of ssh when the connection is the trouble; the runner has none so high. */
 const CONNECTION_FAILED = 255;
@@ -150,6 +152,55 @@ export class SshExecutor implements Executor, Machine {
 
     async endService(port: number, owner: string): Promise<void> {
         await this.call("end-service", [String(port), "--owner", owner]);
+    }
+
+    serviceKey(port: number): Promise<string> {
+        return this.persist(
+            "service-key",
+            () => [String(port)],
+            async (stdin, answers) => {
+                stdin.end();
+                return answers.text();
+            },
+        );
+    }
+
+    async attend(job: Program, programs: Readonly<Record<string, string>>): Promise<Attended> {
+        const payload = { job: { ...job, python: await this.python() }, programs };
+        const { home } = await this.hello();
+        const command = ["exec", "python3", this.runner, "attend", "--home", home].map(quote).join(" ");
+        const child = this.spawn([...this.options(), this.destination(), `exec /bin/sh -c ${quote(command)}`], {
+            detached: true, // the terminal's Ctrl-C is the client's business
+        });
+        child.stdin.write(`${JSON.stringify(payload)}\n`);
+        return new Attended(child, (code, stderr) =>
+            code === CONNECTION_FAILED
+                ? new UserError(
+                      this.hopeless(stderr) ?? `the connection to ${this.target.host} broke: ${reasonOf(stderr)}`,
+                  )
+                : new UserError(inTermsOfTheStack(reasonOf(stderr))),
+        );
+    }
+
+    async tunnel(port: number): Promise<Tunnel> {
+        const { host } = this.target;
+        const local = await freePort();
+        const way = `127.0.0.1:${local}:127.0.0.1:${port}`;
+        // A connection of its own: that which is shared ends when nobody has used it for a while.
+        const own = ["-o", "ControlPath=none", "-o", "ExitOnForwardFailure=yes", "-L", way];
+        // Where we are killed, the end of its input ends it.
+        const child = this.spawn([...own, ...this.options(), this.destination(), "exec cat"], { detached: true });
+        let stderr = "";
+        child.stderr.setEncoding("utf8").on("data", (text: string) => (stderr += text));
+        const broken = new Promise<never>((_, reject) => {
+            child.on("error", reject);
+            child.on("close", () => {
+                reject(new UserError(this.hopeless(stderr) ?? `the tunnel to ${host} broke: ${reasonOf(stderr)}`));
+            });
+        });
+        broken.catch(() => undefined); // whoever waits for it hears of it
+        await Promise.race([broken, listens(local)]);
+        return { port: local, broken, close: () => child.kill() };
     }
 
     /** Python of the environment with LLaMA-Factory. */
@@ -384,14 +435,7 @@ export class SshExecutor implements Executor, Machine {
         command: string,
         talk: (stdin: Writable, answers: Answers) => Promise<Value>,
     ): Promise<Ended<Value>> {
-        const args = [
-            ...this.options(),
-            `${this.target.user}@${this.target.host}`,
-            `exec /bin/sh -c ${quote(command)}`,
-        ];
-        // The shared connection's process outlives this one, and SendEnv of the user's settings would pass a token on.
-        const env = { ...process.env, HF_TOKEN: undefined, SSH_ASKPASS_REQUIRE: "never" };
-        const child = spawn("ssh", args, { env, stdio: "pipe" });
+        const child = this.spawn([...this.options(), this.destination(), `exec /bin/sh -c ${quote(command)}`]);
         let stderr = "";
         let heard = false;
         child.stdout.once("data", () => (heard = true));
@@ -423,6 +467,16 @@ export class SshExecutor implements Executor, Machine {
         if ("value" in outcome) return { code, stderr, heard, value: outcome.value };
         if (code === 0 || code === null) throw outcome.error;
         return { code, stderr, heard, value: undefined as Value };
+    }
+
+    private destination(): string {
+        return `${this.target.user}@${this.target.host}`;
+    }
+
+    private spawn(args: readonly string[], options: { readonly detached?: boolean } = {}) {
+        // The shared connection's process outlives this one, and SendEnv of the user's settings would pass a token on.
+        const env = { ...process.env, HF_TOKEN: undefined, SSH_ASKPASS_REQUIRE: "never" };
+        return spawn("ssh", args, { ...options, env, stdio: "pipe" });
     }
 
     private options(): string[] {
@@ -546,6 +600,29 @@ class Meter {
         const megabytes = `${(this.done / 1e6).toFixed(0)} of ${(this.total / 1e6).toFixed(0)} MB`;
         this.progress(`${this.what} ${megabytes}${seconds > 2 ? `, ${duration(left)} left` : ""}`);
     }
+}
+
+async function freePort(): Promise<number> {
+    const server = net.createServer().listen(0, "127.0.0.1");
+    await new Promise((resolve) => server.once("listening", resolve));
+    const { port } = server.address() as net.AddressInfo;
+    await new Promise((resolve) => server.close(resolve));
+    return port;
+}
+
+/** Waits until somebody listens on a port of loopback. */
+async function listens(port: number): Promise<void> {
+    const tried = (): Promise<boolean> =>
+        new Promise((resolve) => {
+            const socket = net.connect(port, "127.0.0.1", () => {
+                socket.destroy();
+                resolve(true);
+            });
+            socket.on("error", () => {
+                resolve(false);
+            });
+        });
+    while (!(await tried())) await new Promise((resolve) => setTimeout(resolve, 100));
 }
 
 /** As `ssh-keygen -l` shows a public key. */

@@ -69,6 +69,11 @@ export function environmentOf(threads: number, hub = false): Record<string, stri
 /** The sources of the programs, to travel with a job. */
 export function programs(program: string): Record<string, string> {
     const read = (name: string): string => fs.readFileSync(path.join(folder, "programs", name), "utf8");
-    const modules = ["retune_job.py", ...(program === "train.py" ? ["preflight.py", "estimate.py"] : [])];
+    const own: Partial<Record<string, readonly string[]>> = {
+        "train.py": ["preflight.py", "estimate.py"],
+        "serve.py": ["answering.py"],
+        "chat.py": ["answering.py"],
+    };
+    const modules = ["retune_job.py", ...(own[program] ?? [])];
     return Object.fromEntries([program, ...modules].map((name) => [name, read(name)]));
 }

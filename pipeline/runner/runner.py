@@ -21,6 +21,7 @@ Of a service, which answers requests for as long as it is wanted (front.py has i
     runner.py service     --home H PORT     [--ask] its status; --ask also asks it something
     runner.py end-service --home H PORT     ends it and removes its folder
     runner.py service-key --home H PORT     its key, as it is
+    runner.py attend      --home H          a program on the first line of stdin, then what it is told; ends with it
 
 Layout below H, everything in it written to a temporary name, synced and renamed:
 
@@ -32,6 +33,7 @@ Layout below H, everything in it written to a temporary name, synced and renamed
     runs/KEY/result.json   digest, files, metrics; written last, only by a run that succeeded
     store/DIGEST/          an artifact; store/DIGEST.json, written after it, lists its files
     store/.incoming/       artifacts of which a part has arrived
+    attended/PID/          of a program that works for a client while that listens
     services/PORT/         of a service: its key, what is wanted of it, its state and log; a folder for each model
     verified/DIGEST.json   how its files looked when they were last hashed: what was not touched since is not read again
 
@@ -494,7 +496,7 @@ def execute(run: Run, job: dict, begin: float, earlier: float):
     if code == STOPPED:
         return "stopped", how or "stopped on request; a checkpoint was saved"
     if code != 0 or "error" in outcome:
-        return "failed", outcome.get("error") or explain_exit(run, code, memory_kills() > kills)
+        return "failed", outcome.get("error") or explain_exit(run.folder, code, memory_kills() > kills)
     run.set_state("running", phase="storing")
     missing = [p for p in job["produces"] if not any(fnmatch.fnmatch(f, p) for f in files_below(run.work / "out"))]
     if missing:
@@ -593,7 +595,7 @@ def explain(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def explain_exit(run: Run, code: int, memory_ran_out: bool) -> str:
+def explain_exit(folder: Path, code: int, memory_ran_out: bool) -> str:
     """What a program that died without a word of its own most likely died of."""
     if code == -signal.SIGKILL:
         if memory_ran_out:
@@ -601,7 +603,7 @@ def explain_exit(run: Run, code: int, memory_ran_out: bool) -> str:
         return "the process was killed (signal 9); where nobody did it, the machine ran out of memory"
     if code < 0:
         return f"the process was ended by {signal.Signals(-code).name}"
-    errors = re.findall(r"^[\w.]*(?:Error|Exception|Interrupt)\b.*$", tail(run.folder / "log"), re.MULTILINE)
+    errors = re.findall(r"^[\w.]*(?:Error|Exception|Interrupt)\b.*$", tail(folder / "log"), re.MULTILINE)
     return errors[-1] if errors else f"the program exited with code {code}"
 
 
@@ -833,6 +835,39 @@ def lay_out_program(home: Path, folder: Path, payload: dict) -> None:
         link = folder / "work" / name
         link.unlink(missing_ok=True)
         link.symlink_to((home / "store" / digest).resolve())
+
+
+def attend(home: Path) -> None:
+    """Runs a program that speaks with the client over stdin and stdout, in a folder that goes with it."""
+    line = b""
+    while not line.endswith(b"\n"):  # and not a byte more: what follows is the program's
+        block = os.read(0, 1)
+        if not block:
+            return
+        line += block
+    payload = json.loads(line)
+    attended = home / "attended"
+    attended.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for old in attended.iterdir():
+        if started(int(old.name)) is None:
+            shutil.rmtree(old, ignore_errors=True)
+    folder = attended / str(os.getpid())
+    job = payload["job"]
+    try:
+        lay_out_program(home, folder, payload)
+        with (folder / "log").open("wb") as log:
+            command = [job["python"], str(folder / "programs" / job["program"])]
+            environment = {**os.environ, **job["environment"]}
+            environment.pop("PYTHONDONTWRITEBYTECODE", None)
+            kills = memory_kills()
+            code = subprocess.run(
+                command, cwd=folder / "work", env=environment, stderr=log, preexec_fn=die_with_parent, check=False
+            ).returncode
+        outcome = read_json(folder / "work" / "outcome.json") or {}
+        if code != 0:
+            raise SystemExit(outcome.get("error") or explain_exit(folder, code, memory_kills() > kills))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def serve(home: Path, payload: dict) -> dict:
@@ -1312,7 +1347,7 @@ def main() -> None:
         return worker(Path(sys.argv[2]), sys.argv[3:])
     parser = argparse.ArgumentParser(description="Runs the jobs of Retune on a target.")
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for verb in ("submit", "list", "gc", "hello", "missing", "serve"):
+    for verb in ("submit", "list", "gc", "hello", "missing", "serve", "attend"):
         verbs.add_parser(verb)
     for verb in ("status", "stop", "read"):
         verbs.add_parser(verb).add_argument("key")
@@ -1358,6 +1393,8 @@ def act(given) -> None:
             return send(home, given.digest)
         case "serve":
             answer = serve(home, json.load(sys.stdin.buffer))
+        case "attend":
+            return attend(home)
         case "service":
             answer = service(home, given.port, given.ask)
         case "end-service":

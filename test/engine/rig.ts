@@ -195,10 +195,18 @@ export class Rig {
     }
 
     /** Starts any program in the project's folder with the environment of its commands. */
-    start(program: string, args: readonly string[], options: { readonly env?: NodeJS.ProcessEnv } = {}): Running {
+    start(
+        program: string,
+        args: readonly string[],
+        options: { readonly env?: NodeJS.ProcessEnv; readonly stdin?: boolean } = {},
+    ): Running {
         this.homes.add(this.home);
         const env = { ...this.environment, RETUNE_HOME: this.home, ...options.env };
-        const child = spawn(program, args, { cwd: this.project, env, stdio: ["ignore", "pipe", "pipe"] });
+        const child = spawn(program, args, {
+            cwd: this.project,
+            env,
+            stdio: [options.stdin === true ? "pipe" : "ignore", "pipe", "pipe"],
+        });
         const running = new Running(child, [path.basename(program), ...args].join(" "));
         this.running.add(running);
         void running.ended.finally(() => this.running.delete(running)).catch(() => undefined);

@@ -67,7 +67,10 @@ describe("the service", () => {
             facts: { backend: "huggingface", port },
         });
         expect(answer.outputs["api"]).toBe(`http://127.0.0.1:${port}/v1`);
-        key = fs.readFileSync(path.join(folder(), "key"), "utf8").trim();
+        const file = path.join(folder(), "key");
+        const { stdout } = await rig.start(process.execPath, ["scripts/api.cjs", "--stack", "test"]).ended;
+        expect(stdout).toBe(`http://127.0.0.1:${port}/v1  key in ${file}\n`);
+        key = fs.readFileSync(file, "utf8").trim();
 
         const whole = await client().chat.completions.create({ ...question, temperature: 0 });
         expect(typeof whole.choices[0]?.message.content).toBe("string");
@@ -142,6 +145,22 @@ describe("the service", () => {
         expect(models).toHaveLength(1);
         expect(answers).toBeGreaterThan(3);
         expect(serving()).toHaveLength(2);
+    });
+
+    test("is left as it is by an update that the gate refuses: no request fails", async () => {
+        const gate = { conditions: [{ against: 0.001, metric: "evalLoss" }], minRows: 1 };
+        configure({}, { training: { learningRate: 0.03 }, evaluation: { gate } });
+        const before = serving();
+        const { models, value } = await asking(rig.json("up"));
+        expect(value.code, value.stderr).toBe(3);
+        expect(value.actions).toMatchObject({
+            training: "ran",
+            evaluation: "refused",
+            export: "skipped",
+            service: "skipped",
+        });
+        expect(models).toHaveLength(1);
+        expect(serving()).toEqual(before);
     });
 
     test("changes to a new model without a request that fails, and once", async () => {

@@ -14,33 +14,7 @@ import { read, until } from "./processes";
 /** The digest of an artifact without files. */
 const EMPTY = sha256("");
 
-// As serve.py: key and socket come over stdin, and an answer names the model.
-const STAND_IN = `
-import http.server, json, os, signal, socketserver, sys, time
-from pathlib import Path
-given = json.loads(sys.stdin.readline())
-parameters = json.loads(Path("../job.json").read_text())["parameters"]
-print("stand-in", parameters["says"], flush=True)
-exec(parameters.get("first", ""))
-class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    def log_message(self, *_): pass
-    def address_string(self): return ""
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        time.sleep(body.get("seconds", 0))
-        print("x" * body.get("print", 0), flush=True)
-        text = json.dumps({"choices": [{"message": {"content": parameters["says"]}}]}).encode()
-        self.send_response(200 if parameters.get("answers", True) else 500)
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-    do_GET = lambda self: (setattr(self, "headers", {"Content-Length": "0"}), self.send_response(200), self.send_header("Content-Length", "0"), self.end_headers())
-class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    daemon_threads = True
-    request_queue_size = 100
-Server(given["socket"], Handler).serve_forever()
-`;
+const STAND_IN = fs.readFileSync(path.join(import.meta.dirname, "..", "stand-in-model.py"), "utf8");
 
 interface StandIn {
     readonly says: string;

@@ -27,7 +27,10 @@ describe("a stack's state", () => {
     test("gives its stages", () => {
         writeFileSync(file, JSON.stringify({ version: 3, checkpoint: { latest: { resources } } }));
         expect(readStacks()).toEqual([
-            { stack: "dev", stages: [{ name: "model", type: "finetune:pipeline:Model", outputs: { key: "k" } }] },
+            {
+                stack: "dev",
+                stages: [{ name: "model", type: "finetune:pipeline:Model", inputs: {}, outputs: { key: "k" } }],
+            },
         ]);
     });
 

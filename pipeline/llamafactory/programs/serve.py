@@ -4,18 +4,12 @@ import importlib.util
 import json
 import os
 import sys
-import threading
 
 # The key comes over stdin, into the memory of this process and nowhere else.
 given = json.loads(sys.stdin.readline())
-os.environ.update(
-    API_KEY=given["key"],
-    API_VERBOSE="0",  # else the log has every request in full
-    ALLOW_LOCAL_FILES="0",
-    MAX_CONCURRENT="1",
-)
+os.environ.update(API_KEY=given["key"], MAX_CONCURRENT="1")
 
-from retune_job import DTYPES, base_model, fail, job, parameters, template_options  # noqa: E402
+from retune_job import base_model, fail, job, parameters  # noqa: E402
 
 if parameters["backend"] == "vllm" and importlib.util.find_spec("vllm") is None:
     fail(
@@ -24,38 +18,15 @@ if parameters["backend"] == "vllm" and importlib.util.find_spec("vllm") is None:
     )
 
 import uvicorn  # noqa: E402
+from answering import context_of, end_streams_of_failures, load, tokens_of  # noqa: E402
 from fastapi import HTTPException  # noqa: E402
 from llamafactory.api.app import create_app  # noqa: E402
 from llamafactory.api.chat import _process_request  # noqa: E402
 from llamafactory.api.protocol import ChatCompletionRequest  # noqa: E402
-from llamafactory.chat import ChatModel  # noqa: E402
 from pydantic import ValidationError  # noqa: E402
 
 # Tokens of an answer, where a request does not say how many.
 DEFAULT_TOKENS = 1024
-
-
-def load() -> ChatModel:
-    try:
-        return ChatModel(
-            {
-                "model_name_or_path": base_model("model", parameters["precision"]),
-                **template_options(),
-                "infer_backend": parameters["backend"],
-                "infer_dtype": DTYPES[parameters["precision"]],
-            }
-        )
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate memory" in str(error):
-            fail(f"out of memory while the model was loaded: {str(error).splitlines()[0] if str(error) else error!r}")
-        raise
-
-
-def context_of(engine) -> int:
-    """Tokens of question and answer together."""
-    if parameters["backend"] == "vllm":
-        return int(engine.model_args.vllm_maxlen)
-    return int(getattr(engine.model.config, "max_position_embeddings", None) or sys.maxsize)
 
 
 class RefusedError(HTTPException):
@@ -116,8 +87,7 @@ class Guard:
         if parsed.stream and parsed.n > 1:
             raise RefusedError("of several answers none can be streamed: n must be 1")
         messages, system, tools, *_ = _process_request(parsed)
-        paired = [*messages, {"role": "assistant", "content": ""}]
-        tokens = len(self.engine.template.encode_oneturn(self.engine.tokenizer, paired, system, tools)[0])
+        tokens = tokens_of(self.engine, messages, system, tools)
         left = self.context - tokens
         if left < 1:
             raise RefusedError(
@@ -127,22 +97,7 @@ class Guard:
         return json.dumps({**request, "max_tokens": min(parsed.max_tokens or DEFAULT_TOKENS, left)}).encode()
 
 
-def end_streams_of_failures(model) -> None:
-    """Generation is a thread; one that dies, as of too little memory, would leave its client waiting for ever."""
-    generate = model.generate
-
-    def generate_or_break(*args, **options):
-        try:
-            return generate(*args, **options)
-        except Exception:
-            if "streamer" in options and threading.current_thread() is not threading.main_thread():
-                options["streamer"].text_queue.put(None)  # no text: the stream breaks off where it is read
-            raise
-
-    model.generate = generate_or_break
-
-
-chat_model = load()
+chat_model = load({"model_name_or_path": base_model("model", parameters["precision"])}, parameters["backend"])
 os.environ["API_MODEL_NAME"] = f"retune-{job['inputs']['model'][:12]}"
 if parameters["backend"] == "huggingface":
     end_streams_of_failures(chat_model.engine.model)
