@@ -11,7 +11,7 @@ export const exportSettings = {};
 
 const fields = {
     target: targetSchema,
-    /** The merged model must answer the prompts like base + adapter. */
+    /** The merged model must have the weights of base + adapter, and answer the prompts like it. */
     ...answeringFields,
     /** Only a model that was accepted is exported. What the evaluation says is not in it, so it is not in the key. */
     evaluation: digest("the digest of an evaluation"),
@@ -28,12 +28,12 @@ type Inputs = z.infer<z.ZodObject<typeof fields>>;
 /** What a program gives; the rest is found out. */
 export type ExportArgs = Omit<Inputs, "tools">;
 
-/** The merged model: safetensors weights, model card, manifest and SHA-256 list, proven to answer like the tuned one. */
+/** The merged model: safetensors weights, model card, manifest and SHA-256 list, proven to be the tuned one. */
 export const exported: Stage<Inputs> = {
     kind: "Export",
     fields,
     transport: ["target", "evaluation"],
-    tools: () => ({ contract: 2, ...trainingVersions() }),
+    tools: () => ({ contract: 3, ...trainingVersions() }),
 
     work(inputs, key) {
         const { target: _target, evaluation: _evaluation, tools, model, trained, dataset, ...rest } = inputs;

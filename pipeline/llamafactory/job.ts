@@ -71,6 +71,7 @@ export function programs(program: string): Record<string, string> {
     const read = (name: string): string => fs.readFileSync(path.join(folder, "programs", name), "utf8");
     const own: Partial<Record<string, readonly string[]>> = {
         "train.py": ["preflight.py", "estimate.py"],
+        "export.py": ["parity.py"],
         "serve.py": ["answering.py"],
         "chat.py": ["answering.py"],
     };

@@ -162,8 +162,13 @@ export const reportSchema = z.object({
             files: count,
             bytes: count,
             parity: z
-                .object({ checked: count, equal: count.optional(), logits: z.number().optional() })
-                .describe("prompts, and in half precision the largest difference of logits"),
+                .object({
+                    checked: count,
+                    equal: count.optional(),
+                    logits: z.number().optional(),
+                    tensors: count.optional(),
+                })
+                .describe("prompts, the largest difference of logits as a share of the largest one, tensors compared"),
             template: z.string(),
             instruction: z.string(),
             enableThinking: z.boolean().optional(),

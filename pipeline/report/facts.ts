@@ -157,10 +157,12 @@ export function usage(data: ReportData): Html {
 
 type Exported = NonNullable<ReportData["exported"]>;
 
-function parityText({ checked, equal = checked, logits }: Exported["parity"], words: Words): string {
-    if (checked === 0) return words.parityNone;
-    const answers = words.parity(equal, checked);
-    return logits === undefined ? answers : `${answers} ${words.logits(String(Number(logits.toPrecision(3))))}`;
+function parityText({ checked, equal = checked, logits, tensors }: Exported["parity"], words: Words): string {
+    const share = logits === undefined ? [] : [words.logits(`${Number((100 * logits).toPrecision(2))} %`)];
+    return [
+        ...(checked === 0 ? [words.parityNone] : [words.parity(equal, checked), ...share]),
+        ...(tensors === undefined ? [] : [words.tensors(tensors)]),
+    ].join(" ");
 }
 
 function chat({ folder, template, enableThinking }: Exported): string {

@@ -237,15 +237,15 @@ const english = {
     noSettings: "No settings were given.",
     refusedModel:
         "Nothing was exported, because the model was refused. The stack's model is the one before; the adapter that was refused is here:",
-    parityNone: "There was no adapter to merge or no prompt to ask, so its answers were not compared.",
+    parityNone: "There was no adapter to merge, so its answers were not compared.",
     parity: (equal: number, checked: number): string => {
         const prompts = plural(checked, "prompt");
         return equal === checked
             ? `The merged model answers ${checked === 1 ? "the" : "all"} ${prompts} exactly like base + adapter.`
-            : `The merged model answers ${equal} of ${prompts} exactly like base + adapter.`;
+            : `The merged model answers ${equal} of ${prompts} exactly like base + adapter (in half precision, rounding alone can change a token).`;
     },
-    logits: (bound: string): string =>
-        `Their logits differ by at most ${bound} (in half precision, rounding alone can change a token).`,
+    logits: (share: string): string => `Their logits differ by at most ${share} of the largest one.`,
+    tensors: (number: number): string => `Its ${plural(number, "tensor")} are those that the training makes.`,
     asApi: (stack: string): string =>
         `As an OpenAI-compatible API, with retune:service: { enabled: true } in Pulumi.${stack}.yaml:`,
     inPython: "In Python, with transformers:",
@@ -471,12 +471,13 @@ const chinese: Words = {
 
     noSettings: "没有设置参数。",
     refusedModel: "模型被拒绝，因此没有导出。堆栈仍使用之前的模型；被拒绝的适配器在这里：",
-    parityNone: "没有需要合并的适配器，或没有可提的问题，因此没有比较回答。",
+    parityNone: "没有需要合并的适配器，因此没有比较回答。",
     parity: (equal, checked) =>
         equal === checked
             ? `合并后的模型对全部 ${checked} 个问题的回答与“基础模型 + 适配器”完全一致。`
-            : `合并后的模型对 ${checked} 个问题中的 ${equal} 个的回答与“基础模型 + 适配器”完全一致。`,
-    logits: (bound) => `logits 最多相差 ${bound}（半精度下，仅舍入就可能改变一个词元）。`,
+            : `合并后的模型对 ${checked} 个问题中的 ${equal} 个的回答与“基础模型 + 适配器”完全一致（半精度下，仅舍入就可能改变一个词元）。`,
+    logits: (share) => `logits 最多相差最大值的 ${share}。`,
+    tensors: (number) => `其 ${number} 个张量与训练所得一致。`,
     asApi: (stack) => `作为兼容 OpenAI 的 API，在 Pulumi.${stack}.yaml 中设置 retune:service: { enabled: true }：`,
     inPython: "在 Python 中使用 transformers：",
     inTerminal: "在终端中使用 LLaMA-Factory：",

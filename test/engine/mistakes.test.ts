@@ -186,7 +186,7 @@ describe("mistakes", () => {
                         .map((row) => JSON.stringify(row))
                         .join("\n");
                 },
-                () => "the data set is refused by its quality limits:\n    leaks: ",
+                () => "the data set is refused by its quality limits:\n  leaks: ",
             ],
         ])("a file that is %s", async (name, content, message) => {
             const file = path.join(rig.project, `${name}.jsonl`);

@@ -69,7 +69,8 @@ describe("a pipeline over its life", () => {
             tuned: metrics,
             verdict: "ungated",
         });
-        expect(stage("export").facts).toEqual({ files: 11, bytes: number, parity: { checked: 2, equal: 2 } });
+        const parity = { checked: 2, equal: 2, tensors: 24, logits: number };
+        expect(stage("export").facts).toEqual({ files: 11, bytes: number, parity });
         expect(answer.outputs).toEqual({
             trained: stage("training").uri,
             exported: stage("export").uri,
