@@ -2,7 +2,7 @@
 // stage does is in the file of its name in pipeline/.
 import { getStack } from "@pulumi/pulumi/metadata.js";
 import { targetOf } from "./infra/targets";
-import { readConfiguration } from "./pipeline/configuration";
+import { portable, readConfiguration } from "./pipeline/configuration";
 import { Dataset, Evaluation, Export, Model, Report, Service, Training } from "./pipeline/resources";
 
 Error.stackTraceLimit = 0; // 40 % of what the SDK costs per resource
@@ -57,6 +57,8 @@ const merged = new Export("export", {
         training: configuration.training,
         ...(gate.override === undefined ? {} : { override: gate.override }),
     },
+    data: dataset.origin,
+    configuration: portable(configuration),
 });
 
 const { enabled, ...serving } = configuration.service;

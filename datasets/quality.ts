@@ -211,6 +211,8 @@ export function refuse(quality: Quality, { limits, cutoffLength }: Standards, ke
             `${finding}: ${found.rows} of ${kept} rows, allowed: ${allowed}. They ${MEANINGS[finding]}${cutoff}`,
         );
         lines.push(...found.examples.map((example) => `  ${example}`));
+        const more = found.rows - found.examples.length;
+        if (more > 0) lines.push(`  and ${more} more`);
         const remedy = remedies[finding];
         const raise = `\`retune:dataset.quality.${finding}\` allows more`;
         lines.push(`  Correct or remove them; ${remedy === undefined ? "" : `${remedy}; `}${raise}.`);

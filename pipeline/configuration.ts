@@ -34,7 +34,7 @@ const parts = {
 export type Configuration = { readonly [Part in keyof typeof parts]: z.infer<(typeof parts)[Part]> };
 
 /**
- * The stack's configuration, `retune:…`, with the values of `--set` over it. All problems are reported at once, each
+ * The stack's configuration, `retune:…`, with the settings of `--from` and `--set` over it. All problems are reported at once, each
  * with its path. Throws UserError.
  */
 export function readConfiguration(): Configuration {
@@ -78,7 +78,8 @@ function rawConfiguration(): Record<string, Json> {
             given[name] = config.require(name);
         }
     }
-    // For this run only, the stack's file stays as it is.
+    // Both for this run only, the stack's file stays as it is: the settings of a manifest, and single ones.
+    Object.assign(given, JSON.parse(process.env["RETUNE_FROM"] ?? "{}"));
     const set = JSON.parse(process.env["RETUNE_SET"] ?? "{}") as Record<string, Json>;
     for (const [dotted, value] of Object.entries(set)) setPath(given, dotted.split("."), value);
     return given;
@@ -172,4 +173,30 @@ function withAbsolutePaths(configuration: Configuration): Configuration {
     const data = "file" in dataset.source ? { ...dataset.source, file: absolute(dataset.source.file) } : dataset.source;
     const base = "folder" in model.source ? { ...model.source, folder: absolute(model.source.folder) } : model.source;
     return { ...configuration, dataset: { ...dataset, source: data }, model: { ...model, source: base } };
+}
+
+/**
+ * What a manifest says of a configuration: without what is true of one machine only. Paths inside the project are relative
+ * to it, of others the name stays; mirrors and what is before the @ of an address are nobody else's business.
+ */
+export function portable(configuration: Omit<Configuration, "target">): JsonObject {
+    const { model, dataset, training, evaluation } = configuration;
+    const source = (given: object): JsonObject =>
+        Object.fromEntries(
+            Object.entries(given as JsonObject)
+                .filter(([name]) => name !== "endpoint")
+                .map(([name, value]): [string, Json | undefined] => {
+                    if (typeof value !== "string") return [name, value];
+                    if (name === "url") return [name, value.replace(/^(https?:\/\/)[^/@]*@/, "$1")];
+                    if (name !== "file" && name !== "folder") return [name, value];
+                    const relative = path.relative(project, value);
+                    return [name, relative.startsWith("..") ? path.basename(value) : relative];
+                }),
+        );
+    return {
+        model: { ...model, source: source(model.source) },
+        dataset: { ...dataset, source: source(dataset.source) },
+        training,
+        evaluation: evaluation as unknown as JsonObject,
+    };
 }

@@ -94,6 +94,10 @@ export const dataset: Stage<Inputs> = {
         rows: metric(metrics, "rows"),
         found: metrics["quality"] === undefined ? {} : foundIn(metrics["quality"] as unknown as Quality),
     }),
+
+    declares: ({ content, resolved }) => ({
+        origin: { ...content, ...(resolved?.commit === undefined ? {} : { commit: resolved.commit }) },
+    }),
 };
 
 async function digestOrExplain(file: string): Promise<string> {

@@ -3,7 +3,8 @@ import { targetSchema } from "../infra/target";
 import { digest, jsonObject } from "./fields";
 import type { JsonObject } from "./identity";
 import { answeringFields } from "./llamafactory/answering";
-import { llamafactoryRun, trainingVersions } from "./llamafactory/job";
+import { environmentLock, llamafactoryRun, trainingVersions } from "./llamafactory/job";
+import { codeRevision, MANIFEST_VERSION } from "./manifest";
 import { metric, type Stage } from "./stage";
 
 /** `retune:export`. */
@@ -15,9 +16,13 @@ const fields = {
     ...answeringFields,
     /** Only a model that was accepted is exported. What the evaluation says is not in it, so it is not in the key. */
     evaluation: digest("the digest of an evaluation"),
-    /** Where the base model came from, and what else the model was made of: for the manifest in it. */
+    /** Where the base model came from: for the manifest. */
     base: jsonObject(),
+    /** Settings that the manifest names: it must not name those of another training. */
     provenance: jsonObject(),
+    /** The data by content, and the configuration from which the manifest alone can start the same run. */
+    data: jsonObject(),
+    configuration: jsonObject(),
     /** Said in the model card, such as "not medical advice". */
     notice: z.string(),
     tools: jsonObject().optional(),
@@ -32,13 +37,21 @@ export type ExportArgs = Omit<Inputs, "tools">;
 export const exported: Stage<Inputs> = {
     kind: "Export",
     fields,
-    transport: ["target", "evaluation"],
-    tools: () => ({ contract: 3, ...trainingVersions() }),
+    // The weights are the same wherever the data came from, and whatever else the configuration says: of several ways to
+    // them, the manifest names the one that was taken first.
+    transport: ["target", "evaluation", "data", "configuration"],
+    tools: () => ({ contract: 4, ...trainingVersions() }),
 
     work(inputs, key) {
-        const { target: _target, evaluation: _evaluation, tools, model, trained, dataset, ...rest } = inputs;
-        const { base, provenance, notice, ...parameters } = rest;
-        const manifest: JsonObject = { base, ...provenance, dataset, model, trained, tools: tools ?? {} };
+        const { target: _target, evaluation: _evaluation, provenance, ...rest } = inputs;
+        const { tools, model, trained, dataset, base, data, configuration, notice, ...parameters } = rest;
+        const { override } = provenance;
+        const manifest: JsonObject = {
+            ...{ retune: MANIFEST_VERSION, configuration, data, base, dataset, model, trained, notice },
+            ...(override === undefined ? {} : { override }),
+            code: codeRevision(),
+            environment: { lock: environmentLock(), ...tools },
+        };
         return {
             on: "target",
             run: llamafactoryRun({
@@ -50,7 +63,6 @@ export const exported: Stage<Inputs> = {
                     ...parameters,
                     batchSize: 4,
                     manifest,
-                    card: card(manifest, notice),
                 },
                 inputs: { model, trained },
                 produces: ["*.safetensors", "config.json", "retune.json", "SHA256SUMS"],
@@ -59,7 +71,7 @@ export const exported: Stage<Inputs> = {
         };
     },
 
-    effort: ({ trained: _trained, manifest: _manifest, card: _card, ...like }) => ({ amount: 1, like }),
+    effort: ({ trained: _trained, manifest: _manifest, ...like }) => ({ amount: 1, like }),
 
     facts: (metrics) => ({
         files: metric(metrics, "files"),
@@ -67,18 +79,3 @@ export const exported: Stage<Inputs> = {
         parity: metric(metrics, "parity"),
     }),
 };
-
-function card(manifest: JsonObject, notice: string): string {
-    return [
-        "# A fine-tuned model",
-        "",
-        notice,
-        "",
-        "Made by Retune with LLaMA-Factory. `retune.json` says from what; `sha256sum -c SHA256SUMS` checks the files.",
-        "",
-        "```json",
-        JSON.stringify(manifest, undefined, 2),
-        "```",
-        "",
-    ].join("\n");
-}

@@ -42,8 +42,11 @@ export abstract class StageResource extends CustomResource {
 
 /** Rows of a source in Alpaca form, split by seed. */
 export class Dataset extends StageResource {
+    /** What it is made of, exactly: digests of the files, or a commit. */
+    declare readonly origin: Output<JsonObject>;
+
     constructor(name: string, args: Inputs<DatasetArgs>, options?: CustomResourceOptions) {
-        super("Dataset", name, args, options);
+        super("Dataset", name, { ...args, origin: undefined }, options);
     }
 }
 

@@ -3,8 +3,10 @@ import * as path from "node:path";
 import { pathToFileURL } from "node:url";
 import { Command } from "commander";
 import { duration } from "../pipeline/duration";
+import type { Manifest } from "../pipeline/manifest";
 import { isActive, listRuns } from "../pipeline/store/runs";
 import { pendingUploads, type Upload } from "../pipeline/store/uploads";
+import { UserError } from "../pipeline/user-error";
 import { parseOrExplain, UsageError } from "./arguments";
 import { Display } from "./display";
 import { drive, explainCli, type Ended, type Operation } from "./driver";
@@ -22,6 +24,8 @@ interface Options {
     readonly json: boolean;
     readonly detach?: boolean;
     readonly set?: Record<string, unknown>;
+    /** Of a manifest, or of the folder that it is in. */
+    readonly from?: string;
 }
 
 const SUMMARY: Record<Operation, string> = {
@@ -36,7 +40,9 @@ export async function operate(operation: Operation, args: readonly string[], pul
     const options = parse(operation, args);
     if (options === undefined) return EXIT.succeeded;
     requireStackFile(options.stack);
+    const manifest = await manifestOf(options);
     process.env["RETUNE_SET"] = JSON.stringify(options.set ?? {});
+    process.env["RETUNE_FROM"] = JSON.stringify(manifest?.configuration ?? {});
 
     const begin = Date.now();
     const display = new Display(options.json ? process.stderr : process.stdout);
@@ -71,6 +77,10 @@ export async function operate(operation: Operation, args: readonly string[], pul
         if (!outcomes.shown.has(stage.name)) display.stage(stage);
     }
     if (problem !== undefined) process.stderr.write(`${problem}\n`);
+    const digests = new Map(stages.map(({ name, digest }) => [name, digest]));
+    if (manifest !== undefined && result === "succeeded") {
+        display.line((await import("../pipeline/manifest")).comparedWith(manifest, digests));
+    }
     const page = operation === "up" ? await keep(stages, reported[0], display) : undefined;
     const report = page ?? outcomes.outputs["report"];
     display.line(closing(operation, result, stages, (Date.now() - begin) / 1000, report));
@@ -114,6 +124,16 @@ async function keep(
     }
 }
 
+/** The manifest of `--from`. That it cannot be started from is a mistake in the command line. */
+async function manifestOf({ from, set }: Options): Promise<Manifest | undefined> {
+    if (from === undefined) return undefined;
+    const { readManifest } = await import("../pipeline/manifest");
+    const file = set?.["dataset.source.file"];
+    return readManifest(from, typeof file === "string" ? file : undefined).catch((error: unknown) => {
+        throw error instanceof UserError ? new UsageError(error.message) : error;
+    });
+}
+
 type Result = "succeeded" | "failed" | "refused" | "detached";
 
 function parse(operation: Operation, args: readonly string[]): Options | undefined {
@@ -127,6 +147,12 @@ function parse(operation: Operation, args: readonly string[]): Options | undefin
             "a setting for this run only, such as training.learningRate=1e-4",
             setting,
             {},
+        );
+    }
+    if (operation === "up" || operation === "preview") {
+        command.option(
+            "--from <manifest>",
+            "the data, model and settings of an exported model, for this run only: its retune.json, or the folder of it",
         );
     }
     if (operation === "up") {

@@ -1,6 +1,6 @@
 import * as fs from "node:fs";
 import * as path from "node:path";
-import type { JsonObject } from "../identity";
+import { sha256, type JsonObject } from "../identity";
 import type { TargetRun } from "../stage";
 
 const folder = __dirname;
@@ -14,6 +14,11 @@ export function versions<Name extends string>(...names: readonly Name[]): Record
         return [name, version];
     });
     return Object.fromEntries(found) as Record<Name, string>;
+}
+
+/** SHA-256 of the lock file: all packages of the environment with their digests. */
+export function environmentLock(): string {
+    return sha256(fs.readFileSync(path.join(folder, "requirements.lock")));
 }
 
 /** The packages besides LLaMA-Factory itself that decide what a training or an evaluation computes. */

@@ -73,6 +73,7 @@ describe("the preview is exact about what retrains", () => {
             instruction: { constant: "请根据患者的问题给出建议" },
             notice: "A demonstration, not medical advice: answers can be wrong. With a complaint, see a doctor.",
             name: "huatuo-lite",
+            language: "zh",
         };
         rig.configure({ ...base, dataset: { recipe } });
         expect((await rig.json("preview")).actions).toEqual(all("unchanged"));

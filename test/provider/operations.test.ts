@@ -40,6 +40,7 @@ describe("a preview", () => {
         expect(outputs).toEqual({
             ...{ key: digest, run: (outputs["key"] as string).slice(0, 12), digest, uri: UNKNOWN, action: "would-run" },
             facts: { scanned: 20, kept: 20, dropped: {}, rows: { train: 14, validation: 4, test: 2 }, found: {} },
+            origin: { files: [digest] },
         });
         expect(await provider.lasting(1)).toEqual([[urnOf("Dataset"), "would run: new"]]);
         expect(existsSync(rig.home)).toBe(false);
@@ -122,6 +123,7 @@ describe("creating a data set", () => {
         expect(outputs).toEqual({
             ...{ key: digest, run: key.slice(0, 12), digest, uri: pathToFileURL(folder).href, action: "ran" },
             facts: { scanned: 20, kept: 20, dropped: {}, rows: { train: 14, validation: 4, test: 2 }, found: {} },
+            origin: { files: [digest] },
             seconds: expect.any(Number) as unknown,
             finishedAt: expect.stringMatching(/^\d{4}-\d\d-\d\dT.*Z$/) as unknown,
         });
