@@ -8,7 +8,7 @@ import { Dataset, Evaluation, Export, Model, Report, Service, Training } from ".
 Error.stackTraceLimit = 0; // 40 % of what the SDK costs per resource
 
 const { target: declared, ...configuration } = readConfiguration();
-const target = targetOf(declared, configuration.training.precision);
+const target = targetOf(declared, getStack(), configuration.training.precision);
 const { template, enableThinking } = configuration.model;
 const { recipe } = configuration.dataset;
 const chat = { template, ...(enableThinking === undefined ? {} : { enableThinking }) };

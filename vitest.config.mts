@@ -26,6 +26,16 @@ export default defineConfig({
                     fileParallelism: false,
                 },
             },
+            {
+                test: {
+                    name: "aws",
+                    include: ["test/aws/**/*.test.ts"],
+                    globalSetup: ["test/engine/runtime.ts"],
+                    testTimeout: 600_000,
+                    hookTimeout: 600_000,
+                    fileParallelism: false,
+                },
+            },
         ],
     },
 });

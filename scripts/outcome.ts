@@ -43,6 +43,8 @@ export interface StageOutcome {
     readonly isNew?: true;
     /** In a preview: how long it takes, going by an earlier run with as much to do on such a machine. */
     readonly expectedSeconds?: number;
+    /** In a preview: what that costs, in the money of `target.pricePerHour`. */
+    readonly expectedCost?: number;
     /** In a preview, where there is none of these: how long the newest one took on such a machine. */
     readonly lastSeconds?: number;
     /** In a preview: inputs that stay what they are, by name, of a stage that would run again. */
@@ -184,6 +186,7 @@ function pick(outputs: JsonObject): Partial<StageOutcome> {
         "seconds",
         "cost",
         "expectedSeconds",
+        "expectedCost",
         "lastSeconds",
         "keeps",
         "uri",

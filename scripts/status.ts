@@ -1,6 +1,7 @@
 import { setTimeout } from "node:timers/promises";
 import { Command } from "commander";
 import { duration } from "../pipeline/duration";
+import { costOf, readings, type MeterReading } from "../pipeline/executor/meter";
 import type { JsonObject } from "../pipeline/identity";
 import { sparkline } from "../pipeline/progress";
 import { isActive, listRuns, lossesOf, type RunSummary } from "../pipeline/store/runs";
@@ -30,9 +31,10 @@ export async function status(args: readonly string[]): Promise<number> {
     if (options["watch"] === true && options["json"] === true)
         throw new UsageError("--watch is for people: with --json, ask again and again");
     if (options["watch"] === true) return watch();
-    const { stacks, runs, uploads } = await look();
-    const text = options["json"] === true ? JSON.stringify({ stacks: stacks.map(forJson), runs, uploads }) : undefined;
-    process.stdout.write(`${text ?? described({ stacks, runs, uploads }).join("\n")}\n`);
+    const seen = await look();
+    const { stacks, runs, ...rest } = seen;
+    const text = options["json"] === true ? JSON.stringify({ stacks: stacks.map(forJson), runs, ...rest }) : undefined;
+    process.stdout.write(`${text ?? described(seen).join("\n")}\n`);
     if (runs.some((run) => isActive(run) && silence(run) !== undefined)) process.exit(0); // ssh is still trying
     return 0;
 }
@@ -40,13 +42,14 @@ export async function status(args: readonly string[]): Promise<number> {
 async function look() {
     const stacks = readStacks().filter(({ stages, problem }) => stages.length > 0 || problem !== undefined);
     await Promise.all(listRuns(home()).filter(isActive).map(askTarget));
-    return { stacks, runs: listRuns(home()), uploads: pendingUploads(home()) };
+    return { stacks, runs: listRuns(home()), uploads: pendingUploads(home()), machines: readings(home()) };
 }
 
-function described({ stacks, runs, uploads }: Awaited<ReturnType<typeof look>>): string[] {
+function described({ stacks, runs, uploads, machines }: Awaited<ReturnType<typeof look>>): string[] {
     const lines = [
         ...stacks.flatMap((stack) => describeStack(stack, runs)),
         ...describeRuns(runs),
+        ...(machines.length === 0 ? [] : ["machines", ...machines.map(describeMachine)]),
         ...(uploads.length === 0 ? [] : [describeUploads(uploads.length)]),
     ];
     return lines.length === 0 ? ["No stack and no run yet: `npm run up`."] : lines;
@@ -96,9 +99,18 @@ function describeUploads(count: number): string {
     return `${uploads} pending: the next \`npm run up\` sends what it could not`;
 }
 
+/** As it was when it was last asked: a machine that sleeps is not woken for it. */
+function describeMachine(reading: MeterReading): string {
+    const { machine, seconds, budget, at } = reading;
+    const limit = budget === undefined ? "" : ` of $${budget.toFixed(2)}`;
+    const asOf = localTime(new Date(at * 1000).toISOString());
+    return `  ${machine.padEnd(20)} $${costOf(reading).toFixed(2)}${limit} for ${duration(seconds)} awake, as of ${asOf}`;
+}
+
 function describeStack({ stack, stages, problem }: StackStatus, runs: readonly RunSummary[]): string[] {
     if (problem !== undefined) return [`stack ${stack}`, `  ${problem}`];
-    const lines = stages.map(({ name, outputs }) => {
+    const made = stages.filter(({ type }) => type.startsWith("finetune:pipeline:"));
+    const lines = made.map(({ name, outputs }) => {
         const run = typeof outputs["run"] === "string" ? outputs["run"] : "";
         const active = runs.find((one) => one.stage === name && isActive(one));
         const served = typeof outputs["uri"] === "string" ? `serves at ${outputs["uri"]}` : "interrupted";

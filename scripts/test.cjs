@@ -8,7 +8,7 @@ const path = require("node:path");
 const start = require("./start.cjs");
 const { project } = require("./locations.cjs");
 
-const LAYERS = ["unit", "provider", "engine", "host"];
+const LAYERS = ["unit", "provider", "engine", "host", "aws"];
 
 function run(command, args) {
     const bin = path.join(project, "node_modules", ".bin");

@@ -5,7 +5,7 @@ import type { SshTarget } from "../target";
 import type { Repair } from "./contract";
 
 interface HostArgs {
-    readonly target: SshTarget;
+    readonly target: Input<SshTarget>;
     /** Of the weights and of the arithmetic that the stages want of it. */
     readonly precision: string;
     /** What its preparation last said: it is looked at again after each. */

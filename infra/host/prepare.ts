@@ -1,13 +1,12 @@
 import * as fs from "node:fs";
 import * as path from "node:path";
 import type { Input, Output } from "@pulumi/pulumi";
-import { FileAsset } from "@pulumi/pulumi/asset/asset.js";
 import { all, output, unsecret } from "@pulumi/pulumi/output.js";
 import type { CustomResourceOptions, Resource } from "@pulumi/pulumi/resource.js";
 import { sha256 } from "../../pipeline/identity";
 import { project } from "../../scripts/locations.cjs";
 import { minimumDriver, WHEEL, type Repair } from "./contract";
-import { RemoteCommand, RemoteCopy, type Connection } from "./remote";
+import { RemoteCommand, RemoteCopy, type Way } from "./remote";
 import { programOf, STEPS, type Step, type Variables } from "./scripts";
 
 export interface HostSettings {
@@ -36,6 +35,7 @@ const MINIFORGE = {
     sha256: "848194851a98903134187fbb4ab50efe87b003e0c0f808f97644b7524a62bf2c",
     url: "https://github.com/conda-forge/miniforge/releases/download",
 };
+const LOCK = "pipeline/llamafactory/requirements.lock";
 const PYTHON = "3.11";
 /** What the environment takes, with what is downloaded for it. */
 const ENVIRONMENT_MB = 20_000;
@@ -59,59 +59,90 @@ const DIAL_ERRORS = 60;
  * the last one's line, once all is done.
  */
 export function prepareHost(
-    connection: Input<Connection>,
+    way: Way,
     settings: HostSettings,
     repairs: Input<Readonly<Record<Repair, number>>>,
     options: CustomResourceOptions = {},
 ): Output<string> {
-    const reached = output(connection).apply((one) => ({
-        port: 22,
-        perDialTimeout: 15,
-        dialErrorLimit: DIAL_ERRORS,
-        ...one,
-    }));
-    // Another machine at the same address has to be prepared as well; the same one at another address has been.
-    const machine = unsecret(reached.apply(({ hostKey }) => sha256(hostKey)));
+    const reached = patient(way);
+    const machine = machineOf(way);
     const files = lockFiles();
     const commands = new Map<Step, RemoteCommand>();
-    let before: Resource[] = [];
+    let before = options.dependsOn as Resource[] | undefined;
     for (const step of STEPS) {
         const program = programOf(step, variables(step, settings, files));
         const triggers: Input<string>[] = [sha256(program), machine];
         const repair = REPAIRED_BY[step];
         if (repair !== undefined) triggers.push(output(repairs).apply((counts) => `repair ${counts[repair]}`));
         if (step === "environment") {
-            const copied = {
-                source: new FileAsset(files.lock),
-                remotePath: remoteLock(settings, files),
-                triggers: [...triggers],
-            };
+            const copied = { file: LOCK, remotePath: remoteLock(settings, files), triggers: [...triggers] };
             before = [
-                new RemoteCopy("host-lock", { connection: reached, ...copied }, { ...options, dependsOn: before }),
+                new RemoteCopy("host-lock", { way: reached, ...copied }, { ...options, dependsOn: before ?? [] }),
             ];
         }
         // Whether to restart is what `driver` says, each time that it says something.
         const cause =
             step === "reboot" ? commands.get("driver") : step === "rebooted" ? commands.get("reboot") : undefined;
         if (cause !== undefined) triggers.push(cause.stdout);
-        const args = { connection: reached, create: "exec bash -s", stdin: program, triggers };
-        const command = new RemoteCommand(`host-${step}`, args, { ...options, dependsOn: before });
+        const args = { way: reached, program, triggers };
+        const command = new RemoteCommand(`host-${step}`, args, { ...options, dependsOn: before ?? [] });
         commands.set(step, command);
         before = [command];
     }
     return all([...commands.values()].map(({ stdout }) => stdout)).apply((lines) => lines.at(-1) ?? "");
 }
 
+/** The meter of a machine that costs money while it is awake: it powers it off. See meter.sh. */
+export function meter(way: Way, settings: MeterSettings): RemoteCommand {
+    const { home, idleMinutes, pricePerHour, budget } = settings;
+    const program = programOf("meter", {
+        HOME: home,
+        IDLE_MINUTES: String(idleMinutes),
+        // Money is counted in seconds there: a shell knows whole numbers only.
+        BUDGET_SECONDS: budget === undefined ? "" : String(Math.floor((budget / pricePerHour) * 3600)),
+    });
+    return new RemoteCommand("host-meter", { way, program, triggers: [sha256(program), machineOf(way)] }, {});
+}
+
+export interface MeterSettings {
+    /** RETUNE_HOME of the host. */
+    readonly home: string;
+    /** Without a run and without a login, until it is powered off. */
+    readonly idleMinutes: number;
+    readonly pricePerHour: number;
+    /** In the same money, for all hours that it was awake. */
+    readonly budget: number | undefined;
+}
+
+function patient(way: Way): Way {
+    if ("target" in way) return way;
+    return {
+        connection: output(way.connection).apply((one) => ({
+            port: 22,
+            perDialTimeout: 15,
+            dialErrorLimit: DIAL_ERRORS,
+            ...one,
+        })),
+    };
+}
+
+/** Another machine at the same address has to be prepared as well; the same one at another address has been. */
+function machineOf(way: Way): Output<string> {
+    if ("connection" in way) return unsecret(output(way.connection).apply(({ hostKey }) => sha256(hostKey)));
+    return output(way.target).apply(({ hostKey, host, instance }) =>
+        // A machine that was made anew has the same key.
+        sha256(instance === undefined ? hostKey : `${hostKey} ${host}`),
+    );
+}
+
 interface Files {
-    readonly lock: string;
     readonly digest: string;
     readonly uvLock: string;
 }
 
 function lockFiles(): Files {
-    const lock = path.join(project, "pipeline", "llamafactory", "requirements.lock");
     const uvLock = fs.readFileSync(path.join(project, "scripts", "setup", "uv.lock"), "utf8");
-    return { lock, digest: sha256(fs.readFileSync(lock)), uvLock };
+    return { digest: sha256(fs.readFileSync(path.join(project, LOCK))), uvLock };
 }
 
 /** Where `environment` looks for it; an earlier step has made the folder. */

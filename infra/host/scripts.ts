@@ -22,7 +22,7 @@ export type Variables = Readonly<Record<string, string>>;
 const read = (name: string): string => fs.readFileSync(path.join(project, "infra", "host", `${name}.sh`), "utf8");
 
 /** What is sent to `bash -s` on the host. */
-export function programOf(step: Step, variables: Variables): string {
+export function programOf(step: Step | "meter", variables: Variables): string {
     const settings = Object.entries(variables).map(([name, value]) => `export RETUNE_${name}=${quote(value)}\n`);
     return [`STEP="${step}"\n`, ...settings, read("lib"), read(step), "perform\n"].join("");
 }

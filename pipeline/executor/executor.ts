@@ -1,5 +1,6 @@
 import { isObject, parseJson, type JsonObject } from "../identity";
 import type { Result } from "../store/store";
+import { UserError } from "../user-error";
 
 /** What a target is asked to do. Everything that matters for the result is in the key; the rest is how. */
 export interface Job {
@@ -118,8 +119,13 @@ export interface Garbage {
     readonly freed: number;
 }
 
+/** The machine sleeps, or is no more: nothing runs on it. */
+export class Absent extends UserError {}
+
 /** How a client reaches a target. A lost connection throws; it never changes the state of a run. */
 export interface Executor {
+    /** Sees to it that the machine is awake: before something has to run, and never otherwise. */
+    wake(progress: (text: string) => void): Promise<void>;
     /** Starts the job, unless it is running or has succeeded. `again` repeats one that succeeded. */
     submit(job: Job, supplies: Supplies, again: boolean): Promise<Submitted>;
     /** Answers as soon as there is news after `cursor`, at the latest after `waitSeconds`. */

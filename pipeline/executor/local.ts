@@ -14,6 +14,11 @@ const runner = path.join(project, "pipeline", "runner", "runner.py");
 export class LocalExecutor implements Executor, Machine {
     private readonly python = path.join(pythonEnvironment(), "bin", "python");
 
+    /** Who asks is awake. */
+    wake(): Promise<void> {
+        return Promise.resolve();
+    }
+
     submit(job: Job, supplies: Supplies, again: boolean): Promise<Submitted> {
         const payload = { job: { ...job, python: this.python }, again, ...supplies };
         return this.run(["submit"], JSON.stringify(payload));

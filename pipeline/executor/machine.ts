@@ -53,7 +53,7 @@ export type ServiceStatus = {
 export type ServiceStart = ServiceStatus & { readonly attempt: number; readonly started: boolean };
 
 /** A target that is one machine, on which something can stay. */
-export interface Machine extends Pick<Executor, "missing" | "send"> {
+export interface Machine extends Pick<Executor, "wake" | "missing" | "send"> {
     /** Sees to it that a port serves, or will serve, a model; answers at once. */
     serve(request: ServiceRequest): Promise<ServiceStart>;
     /** With `ask` the service is asked something, which takes a moment. */

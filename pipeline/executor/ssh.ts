@@ -11,10 +11,21 @@ import { duration } from "../duration";
 import { digestOfFiles, listFiles, same, sha256, temporaryName, type FileEntry, type Json } from "../identity";
 import { bootId } from "../processes";
 import { quote } from "../shell";
+import { Instance } from "./instance";
+import { costOf, noteReading, readings } from "./meter";
 import { readJson, writeJson, type Result, type Store } from "../store/store";
 import { UserError } from "../user-error";
-import type { Executor, Garbage, GarbageRequest, Job, RunStatus, Submitted, Supplies } from "./executor";
 import { Attended } from "./attended";
+import {
+    Absent,
+    type Executor,
+    type Garbage,
+    type GarbageRequest,
+    type Job,
+    type RunStatus,
+    type Submitted,
+    type Supplies,
+} from "./executor";
 import type { Machine, Program, ServiceRequest, ServiceStart, ServiceStatus, Tunnel } from "./machine";
 
 /** Exit code of ssh when the connection is the trouble; the runner has none so high. */
@@ -23,6 +34,8 @@ const CONNECTION_FAILED = 255;
 const NO_RUNNER = 93;
 /** Seconds for which a host that has answered before is tried again. */
 const PATIENCE = 15 * 60;
+/** Seconds for which a machine of AWS may take to start, or to stop and start. */
+const START = 10 * 60;
 /** Attempts at a host that has not answered yet. */
 const FIRST_ATTEMPTS = 3;
 
@@ -44,14 +57,99 @@ export class SshExecutor implements Executor, Machine {
     private greeting: Promise<Hello> | undefined;
     /** Where the runner is on the host. */
     private runner = "";
-    /** Whether the host has answered before: a host that has will do so again. */
+    /** Whether the host has answered before, or is starting: such a host will answer. */
     private answered = false;
+    private readonly instance: Instance | undefined;
+    /** Where an instance that is awake is reached, without Session Manager. */
+    private address: string | undefined;
+    private awake: Promise<void> | undefined;
 
     constructor(
         private readonly target: SshTarget,
         private readonly store: Store,
         private readonly notice: (text: string) => void,
-    ) {}
+    ) {
+        const { host, instance } = this.target;
+        this.instance = instance === undefined ? undefined : new Instance(host, instance.region);
+    }
+
+    async wake(progress: (text: string) => void): Promise<void> {
+        if (this.instance === undefined) return;
+        const found = await this.instance.look();
+        if (found.state === "running" && this.awake !== undefined) return;
+        if (found.state !== "running") {
+            this.refuseToWake();
+            progress(`starting ${this.target.host}`);
+            await this.started(found.state);
+        }
+        this.awake = this.seen();
+        await this.awake;
+        this.answered = true;
+        await this.readMeter();
+    }
+
+    /** A machine that sleeps is not woken to be asked something. */
+    private async lookWhetherAwake(): Promise<void> {
+        this.awake ??= this.seen();
+        await this.awake.catch((error: unknown) => {
+            this.awake = undefined;
+            throw error;
+        });
+    }
+
+    private async seen(): Promise<void> {
+        const found = await this.instance?.look();
+        if (found !== undefined && found.state !== "running")
+            throw new Absent(`${this.target.host} sleeps (${found.state})`);
+        this.address = found?.address;
+    }
+
+    /** Until AWS has started it, which may have to wait until it has stopped. */
+    private async started(state: string): Promise<void> {
+        const until = Date.now() + START * 1000;
+        let asked = state === "pending";
+        for (;;) {
+            const found = await this.instance?.look();
+            if (found?.state === "running") return;
+            if (found?.state === "stopped" && !asked) {
+                await this.instance?.start();
+                asked = true;
+            } else if (Date.now() > until) {
+                throw new UserError(
+                    `${this.target.host} has not started within ${duration(START)}: it is ${String(found?.state)}`,
+                );
+            } else {
+                await new Promise((resolve) => setTimeout(resolve, 3000));
+            }
+        }
+    }
+
+    /** What is agreed about money and time holds also where the machine would be started again. */
+    private refuseToWake(): void {
+        const { host, pricePerHour = 0, instance } = this.target;
+        if (instance?.until !== undefined && Date.parse(instance.until) <= Date.now()) {
+            throw new UserError(
+                `${host} is not started: its deadline was ${instance.until}. Another target.deadline, such as \`--set target.deadline=8\`, counts from now`,
+            );
+        }
+        const last = readings(this.store.home).find(({ machine }) => machine === host);
+        const spent = last === undefined ? 0 : costOf({ ...last, pricePerHour });
+        if (instance?.budget !== undefined && spent >= instance.budget) {
+            throw new UserError(
+                `${host} is not started: it has cost $${spent.toFixed(2)}, and target.budget is $${instance.budget.toFixed(2)}`,
+            );
+        }
+    }
+
+    /** Notes what the machine has cost, for those who ask while it sleeps. */
+    private async readMeter(): Promise<void> {
+        const { host, instance, pricePerHour = 0 } = this.target;
+        if (instance === undefined) return;
+        const said = await this.run("cat /var/lib/retune-meter/seconds 2>/dev/null || echo 0");
+        const reading = { machine: host, seconds: Number(said), pricePerHour, at: Date.now() / 1000 };
+        const { budget } = instance;
+        await noteReading(this.store.home, budget === undefined ? reading : { ...reading, budget });
+    }
 
     async submit(job: Job, supplies: Supplies, again: boolean): Promise<Submitted> {
         const payload = { job: { ...job, python: await this.python() }, ...supplies };
@@ -123,6 +221,7 @@ export class SshExecutor implements Executor, Machine {
     async collect(result: Result, stays: boolean, progress: (text: string) => void): Promise<Result> {
         await fs.promises.mkdir(this.store.runFolder(result.key), { recursive: true });
         for (const name of ["log", "events.jsonl"] as const) await this.copy(result.key, name);
+        await this.readMeter();
         if (stays) {
             const there: Result = { ...result, at: this.target.host };
             await this.store.record(there);
@@ -278,14 +377,37 @@ export class SshExecutor implements Executor, Machine {
     /** Runs a Python program on the host and answers what it prints; `args` are no secrets. */
     async execute(program: string, args: readonly string[]): Promise<string> {
         const command = ["python3", "-", ...args].map(quote).join(" ");
-        const ended = await this.patiently(() =>
-            this.once(`exec ${command}`, async (stdin, answers) => {
-                stdin.end(program);
-                return answers.text();
-            }),
-        );
+        const ended = await this.ended(`exec ${command}`, program);
         if (ended.code !== 0) throw this.refused("look at itself", ended);
         return ended.value;
+    }
+
+    /**
+     * Runs a shell command on the host and answers what it prints. Throws UserError with what it says on stderr where it
+     * fails. It has a connection of its own: one that is shared would outlast a restart that the command asks for.
+     */
+    async run(command: string, stdin: string | Buffer = ""): Promise<string> {
+        const ended = await this.ended(command, stdin, ["-o", "ControlPath=none"]);
+        if (ended.code === 0) return ended.value.trimEnd();
+        throw new UserError(ended.stderr.trim() || `exit code ${String(ended.code)} on ${this.target.host}`);
+    }
+
+    private async ended(
+        command: string,
+        input: string | Buffer,
+        options: readonly string[] = [],
+    ): Promise<Ended<string>> {
+        await this.lookWhetherAwake();
+        return this.patiently(() =>
+            this.once(
+                command,
+                async (stdin, answers) => {
+                    stdin.end(input);
+                    return answers.text();
+                },
+                options,
+            ),
+        );
     }
 
     /** Leaves the run's state here for those who ask without the engine. */
@@ -308,6 +430,7 @@ export class SshExecutor implements Executor, Machine {
     }
 
     private async greet(): Promise<Hello> {
+        await this.lookWhetherAwake();
         const source = await fs.promises.readFile(path.join(project, "pipeline", "runner", "runner.py"), "utf8");
         this.runner = `${this.target.home}/runner/${sha256(source).slice(0, 32)}.py`;
         const say = ["python3", quote(this.runner), "hello", "--home", quote(this.target.home)].join(" ");
@@ -394,6 +517,7 @@ export class SshExecutor implements Executor, Machine {
             const why = reasonOf(ended.stderr);
             const problem = this.hopeless(ended.stderr);
             if (problem !== undefined) throw new UserError(problem);
+            if (broken && this.awake !== undefined) await this.requireRunning();
             const tired = this.answered ? Date.now() - since > PATIENCE * 1000 : attempts >= FIRST_ATTEMPTS;
             if (tired) {
                 const goesOn = this.answered
@@ -407,6 +531,15 @@ export class SshExecutor implements Executor, Machine {
             }
             await new Promise((resolve) => setTimeout(resolve, Math.min(250 * 2 ** attempts, 10_000)));
         }
+    }
+
+    /** A connection that breaks because the machine was powered off does not come back by itself. */
+    private async requireRunning(): Promise<void> {
+        const found = await this.instance?.look();
+        if (found === undefined || found.state === "running" || found.state === "pending") return;
+        throw new UserError(
+            `${this.target.host} was powered off: by its own meter, its deadline or AWS. The next \`npm run up\` starts it, and what was interrupted goes on at its last checkpoint`,
+        );
     }
 
     /** What will not get better by trying again, in words; undefined for a connection that may come back. */
@@ -426,6 +559,9 @@ export class SshExecutor implements Executor, Machine {
                 : `it wants ${methods.join(" or ")}, and Retune never types one: allow keys there`;
             return `${host} does not let ${user} in with a key: ${password}`;
         }
+        if (stderr.includes("SessionManagerPlugin is not found")) {
+            return `${host} is reached through Session Manager, whose plugin is not on PATH: https://docs.aws.amazon.com/systems-manager/latest/userguide/session-manager-working-with-install-plugin.html, or set target.access to key`;
+        }
         const setting = /Bad configuration option: .*|Bad owner or permissions on .*|no such identity: .*/.exec(stderr);
         return setting === null ? undefined : `ssh refuses: ${setting[0]}`;
     }
@@ -434,8 +570,11 @@ export class SshExecutor implements Executor, Machine {
     private async once<Value>(
         command: string,
         talk: (stdin: Writable, answers: Answers) => Promise<Value>,
+        options: readonly string[] = [],
     ): Promise<Ended<Value>> {
-        const child = this.spawn([...this.options(), this.destination(), `exec /bin/sh -c ${quote(command)}`]);
+        // The first of a name counts.
+        const args = [...options, ...this.options(), this.destination()];
+        const child = this.spawn([...args, `exec /bin/sh -c ${quote(command)}`]);
         let stderr = "";
         let heard = false;
         child.stdout.once("data", () => (heard = true));
@@ -480,7 +619,9 @@ export class SshExecutor implements Executor, Machine {
     }
 
     private options(): string[] {
-        const { port, hostKey, identity, proxyJump, proxyCommand } = this.target;
+        const { host, port, hostKey, identity, proxyJump, instance } = this.target;
+        const throughSession = instance?.access === "ssm" ? Instance.proxyCommand(host, instance.region) : undefined;
+        const proxyCommand = this.target.proxyCommand ?? throughSession;
         const kind = hostKey.split(" ")[0] ?? "";
         const settings = {
             // Without a terminal nobody could answer.
@@ -498,6 +639,7 @@ export class SshExecutor implements Executor, Machine {
             ControlMaster: "auto",
             ControlPath: `"${controlPath(this.target)}"`,
             ControlPersist: "60",
+            ...(throughSession !== undefined || this.address === undefined ? {} : { HostName: this.address }),
             ...(identity === undefined ? {} : { IdentityFile: `"${identity}"`, IdentitiesOnly: "yes" }),
             ...(proxyJump === undefined ? {} : { ProxyJump: proxyJump }),
             ...(proxyCommand === undefined ? {} : { ProxyCommand: proxyCommand }),

@@ -100,7 +100,8 @@ async function ensureRun(run: TargetRun, stage: string, surroundings: Surroundin
         return { result: stored, action: "cached", seconds: 0 };
     }
     if (surroundings.cancelled.aborted) throw new Detached();
-    refuseElsewhere(run.key, surroundings);
+    await refuseElsewhere(run.key, surroundings);
+    await orDetached(executor.wake(progress), surroundings);
     // What is damaged here may be whole on the target: then it is only brought here again.
     const again = stored !== undefined && (await executor.missing([stored.digest])).length > 0;
     const { stays, ...rest } = run;
@@ -154,11 +155,15 @@ async function sent(result: Result, { store, mirror, warn }: Surroundings): Prom
 }
 
 /** The same run on another machine would be the same work twice. */
-function refuseElsewhere(key: string, { store, target }: Surroundings): void {
+async function refuseElsewhere(key: string, { store, target }: Surroundings): Promise<void> {
     const run = readRun(store.home, key);
     if (run === undefined || !isActive(run)) return;
     const there = run.target ?? { type: "local" as const };
     if (placeOf(there) === placeOf(target)) return;
+    if (there.type === "ssh" && there.instance !== undefined) {
+        const { Instance } = await import("../executor/instance");
+        if (!(await new Instance(there.host, there.instance.region).isAwake())) return;
+    }
     const where = there.type === "ssh" ? there.host : "this machine";
     const gone = there.type === "ssh" ? `; if ${where} is gone for good, remove ${store.runFolder(key)}` : "";
     throw new UserError(

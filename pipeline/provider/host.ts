@@ -47,7 +47,7 @@ export class HostLifecycle implements ResourceLifecycle {
 
     async apply(urn: string, news: JsonObject): Promise<JsonObject> {
         const inputs = plain(news);
-        const { facts, findings } = await this.look(urn, inputs);
+        const { facts, findings } = await this.look(urn, inputs, "wake");
         for (const { message } of findings.filter(({ severity }) => severity === "warning"))
             this.log(urn, message, { ephemeral: false, warning: true });
         const errors = findings.filter(({ severity }) => severity === "error");
@@ -95,13 +95,17 @@ export class HostLifecycle implements ResourceLifecycle {
         return seen;
     }
 
-    private async look(urn: string, inputs: JsonObject): Promise<Look> {
+    private async look(urn: string, inputs: JsonObject, sleeping: "wake" | "let sleep" = "let sleep"): Promise<Look> {
         const { target, precision } = z.object(wanted).parse(inputs);
         if (target.type !== "ssh") throw new UserError(`target.type: a host is reached by ssh, not ${target.type}`);
         const executor = new SshExecutor(target, this.store, (line) => {
             this.log(urn, line, { ephemeral: false, warning: true });
         });
-        this.log(urn, `looking at ${target.host}`, { ephemeral: true });
+        const progress = (text: string): void => {
+            this.log(urn, text, { ephemeral: true });
+        };
+        if (sleeping === "wake") await executor.wake(progress);
+        progress(`looking at ${target.host}`);
         const program = await fs.promises.readFile(path.join(project, "infra", "host", "probe.py"), "utf8");
         const before = Date.now() / 1000;
         const answer = await executor.execute(program, [

@@ -7,7 +7,7 @@ import { limitSeconds, targetSchema, type Target } from "../../infra/target";
 import { cache } from "../../scripts/locations.cjs";
 import { changesBetween, describeChange, type Change } from "../changes";
 import { duration } from "../duration";
-import type { Executor } from "../executor/executor";
+import { Absent, type Executor } from "../executor/executor";
 import { problemsOf, unknownKey } from "../fields";
 import {
     digestOfFiles,
@@ -132,9 +132,15 @@ export class Lifecycle {
             return outputs;
         }
         const expected = await this.expected(stage, inputs, olds, oldInputs);
-        this.log(urn, `would run${inWords(expected)}: ${why}`, { ephemeral: false });
+        const target = targetSchema.safeParse(inputs["target"]);
+        const price = target.success ? target.data.pricePerHour : undefined;
+        const { expectedSeconds } = expected;
+        const expectedCost =
+            price === undefined || expectedSeconds === undefined ? undefined : (expectedSeconds / 3600) * price;
+        this.log(urn, `would run${inWords(expected, expectedCost)}: ${why}`, { ephemeral: false });
         const keeps = oldInputs === undefined ? [] : await this.kept(stage, plain(oldInputs), inputs);
-        return { ...outputs, ...expected, ...(keeps.length === 0 ? {} : { keeps }) };
+        const cost = expectedCost === undefined ? {} : { expectedCost };
+        return { ...outputs, ...expected, ...cost, ...(keeps.length === 0 ? {} : { keeps }) };
     }
 
     /** The results that stay what they were, by the name of the input. */
@@ -285,7 +291,12 @@ export class Lifecycle {
         const runs = work.on === "target" ? [work.run] : Object.values(work.before ?? {});
         for (const one of runs) {
             const run = readRun(this.store.home, one.key);
-            if (run !== undefined && isActive(run)) await (await this.executor(target.data, urn)).stop(one.key);
+            if (run === undefined || !isActive(run)) continue;
+            try {
+                await (await this.executor(target.data, urn)).stop(one.key);
+            } catch (error) {
+                if (!(error instanceof Absent)) throw error; // it has ended with its machine
+            }
         }
     }
 
@@ -395,8 +406,11 @@ function isDigest(value: Json): boolean {
     return typeof value === "string" && /^[0-9a-f]{64}$/.test(value);
 }
 
-function inWords({ expectedSeconds, lastSeconds }: Expectation): string {
-    if (expectedSeconds !== undefined) return ` (about ${duration(expectedSeconds)})`;
+function inWords({ expectedSeconds, lastSeconds }: Expectation, cost: number | undefined): string {
+    if (expectedSeconds !== undefined) {
+        const money = cost === undefined ? "" : `, cost ${cost.toFixed(2)}`;
+        return ` (about ${duration(expectedSeconds)}${money})`;
+    }
     return lastSeconds === undefined ? "" : ` (took ${duration(lastSeconds)} last time)`;
 }
 

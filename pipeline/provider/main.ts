@@ -5,10 +5,10 @@ import { home } from "../../scripts/locations.cjs";
 import { executorFor } from "../executor/executors";
 import { processOf } from "../processes";
 import { Store } from "../store/store";
-import type { HostLifecycle, HostRepairsLifecycle } from "./host";
-import { Lifecycle, type Log } from "./lifecycle";
+import { UserError } from "../user-error";
+import type { HostLifecycle } from "./host";
+import { Lifecycle, type Log, type ResourceLifecycle } from "./lifecycle";
 import { serveProvider } from "./protocol";
-import type { ServiceLifecycle } from "./service";
 
 const SECOND = 1000;
 
@@ -63,26 +63,35 @@ function whenGone(gone: () => boolean, then: () => void): void {
 const server = new grpc.Server({ "grpc.max_receive_message_length": -1, "grpc.max_send_message_length": -1 });
 const store = new Store(home());
 const log = engineLog(process.argv[2]);
-let hosts: Promise<{ Host: HostLifecycle; HostRepairs: HostRepairsLifecycle }> | undefined;
 const lifecycle = new Lifecycle(store, executorFor, log);
-let services: Promise<ServiceLifecycle> | undefined;
-serveProvider(
-    server,
-    lifecycle,
-    () => {
-        hosts ??= import("./host").then(({ HostLifecycle, HostRepairsLifecycle }) => {
-            const Host = new HostLifecycle(store, log);
-            return { Host, HostRepairs: new HostRepairsLifecycle(Host) };
-        });
-        return hosts;
-    },
-    () => {
-        services ??= import("./service").then(
-            ({ ServiceLifecycle }) => new ServiceLifecycle(store, log, lifecycle.cancelled),
-        );
-        return services;
-    },
-);
+let hosts: Promise<HostLifecycle> | undefined;
+const kinds = new Map<string, Promise<ResourceLifecycle>>();
+const others = (kind: string): Promise<ResourceLifecycle> => {
+    const known = kinds.get(kind) ?? loaded(kind);
+    kinds.set(kind, known);
+    return known;
+};
+/** Only what the stack has is loaded. */
+async function loaded(kind: string): Promise<ResourceLifecycle> {
+    hosts ??= import("./host").then(({ HostLifecycle }) => new HostLifecycle(store, log));
+    switch (kind) {
+        case "Host":
+            return hosts;
+        case "HostRepairs":
+            return new (await import("./host")).HostRepairsLifecycle(await hosts);
+        case "HostCommand":
+            return new (await import("./host-command")).HostCommandLifecycle(store, log);
+        case "HostKey":
+            return new (await import("./host-key")).HostKeyLifecycle();
+        case "Offer":
+            return new (await import("./offer")).OfferLifecycle(log);
+        case "Service":
+            return new (await import("./service")).ServiceLifecycle(store, log, lifecycle.cancelled);
+        default:
+            throw new UserError(`there is no kind of infrastructure ${kind}`);
+    }
+}
+serveProvider(server, lifecycle, others);
 
 // A client that was killed cannot cancel: without this the engine would follow a run for hours, holding the lock.
 const client = Number(process.env["RETUNE_CLIENT_PID"] ?? 0);

@@ -13,19 +13,18 @@ import { UserError } from "../user-error";
 import { Interrupted, type Lifecycle, type ResourceLifecycle } from "./lifecycle";
 
 /**
- * Pulumi's resource provider protocol: stages are served by one lifecycle; hosts, their repairs and services by others.
+ * Pulumi's resource provider protocol: stages are served by one lifecycle, services and each kind of infrastructure by one of
+ * their own.
  * Facts about it are in the engine's own tests.
  */
 export function serveProvider(
     server: grpc.Server,
     stages: Lifecycle,
-    hosts: () => Promise<Readonly<Record<"Host" | "HostRepairs", ResourceLifecycle>>>,
-    services: () => Promise<ResourceLifecycle>,
+    others: (kind: string) => Promise<ResourceLifecycle>,
 ): void {
     const of = async (urn: string): Promise<ResourceLifecycle> => {
-        if (urn.includes("finetune:infra:Host::")) return (await hosts()).Host;
-        if (urn.includes("finetune:infra:HostRepairs::")) return (await hosts()).HostRepairs;
-        return urn.includes("finetune:pipeline:Service::") ? services() : stages;
+        const kind = /finetune:(?:infra:(\w+)|pipeline:(Service))::/.exec(urn)?.slice(1).find(Boolean);
+        return kind === undefined ? stages : others(kind);
     };
     const answer =
         <Request, Response>(handle: (request: Request) => Promise<Response> | Response) =>

@@ -62,6 +62,7 @@ export class ServiceLifecycle implements ResourceLifecycle {
             const progress = (text: string): void => {
                 this.log(urn, text, { ephemeral: true });
             };
+            await orDetached(machine.wake(progress), this);
             const absent = await orDetached(machine.missing([model]), this);
             if (absent.length > 0) await orDetached(machine.send(model, progress), this);
             const job = servingProgram(inputs, key);

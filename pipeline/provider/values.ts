@@ -29,3 +29,8 @@ export function plain(value: JsonObject): JsonObject {
 export function withoutNulls(value: JsonObject): JsonObject {
     return Object.fromEntries(Object.entries(value).filter(([, one]) => one !== null));
 }
+
+/** A value as a secret, for returning it: Pulumi encrypts it in the state. */
+export function secret(value: string): JsonObject {
+    return { [SIGNATURE]: SECRET, value };
+}

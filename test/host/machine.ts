@@ -51,7 +51,7 @@ export class Machine {
         ]) {
             fs.mkdirSync(path.join(this.root, folder), { recursive: true });
         }
-        for (const folder of ["var/lib/dpkg", "var/lib/apt/lists", "tmp", "sys/bus/pci/devices"]) {
+        for (const folder of ["sbin", "var/lib/dpkg", "var/lib/apt/lists", "tmp", "sys/bus/pci/devices"]) {
             fs.mkdirSync(path.join(this.root, folder), { recursive: true });
         }
         this.write("calls", "");
@@ -116,7 +116,7 @@ export class Machine {
     }
 
     /** Runs a script as it is sent to a host, to its end. */
-    run(step: Step, variables: Variables = {}): Promise<Ended> {
+    run(step: Step | "meter", variables: Variables = {}): Promise<Ended> {
         const settings = { HOME: ".retune", GPU: "required", MINIMUM_DRIVER: "525.60.13", ...variables };
         return this.bash(programOf(step, settings), ["-s"]);
     }
@@ -132,6 +132,7 @@ export class Machine {
                 ...["answers", "calls", "commands", "etc", "home", "opt", "proc", "run", "sys", "tmp", "var"].flatMap(
                     bind,
                 ),
+                ...["--bind", path.join(this.root, "sbin"), "/usr/local/sbin"],
                 ...["--dev", "/dev", "--uid", this.options.root === true ? "0" : "1000", "--gid", "1000"],
                 ...["--setenv", "PATH", "/commands", "--setenv", "HOME", this.user, "--chdir", this.user],
                 ...["bash", ...args],
@@ -163,7 +164,7 @@ export class Machine {
         return this.calls().filter((call) => !LOOKS.test(call) && !call.startsWith("sudo "));
     }
 
-    log(step: Step): string {
+    log(step: Step | "meter"): string {
         return this.read(`home/a user/.retune/logs/prepare/${step}.log`);
     }
 

@@ -44,7 +44,7 @@ import { Host, HostRepairs } from "./infra/host/host";
 import { prepareHost } from "./infra/host/prepare";
 const { connection, settings, repairs, target } = JSON.parse(readFileSync("host.json", "utf8"));
 const { counts } = new HostRepairs("host-repairs", { target, precision: "fp32" });
-export const prepared = prepareHost(connection, settings, counts.apply((found) => ({ ...found, ...repairs })));
+export const prepared = prepareHost({ connection }, settings, counts.apply((found) => ({ ...found, ...repairs })));
 new Host("host", { target, precision: "fp32", prepared });
 `;
 

@@ -86,6 +86,12 @@ export class Sshd {
         };
     }
 
+    get pid(): number {
+        const pid = this.server?.pid;
+        if (pid === undefined) throw new Error("sshd is down");
+        return pid;
+    }
+
     /** How many commands it has started so far, over however many connections. */
     get commands(): number {
         return this.log().match(/^Starting session: /gm)?.length ?? 0;

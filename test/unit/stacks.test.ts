@@ -3,6 +3,7 @@ import path from "node:path";
 import { gzipSync } from "node:zlib";
 import { beforeEach, describe, expect, onTestFinished, test, vi } from "vitest";
 import { gc } from "../../scripts/gc";
+import { noteReading } from "../../pipeline/executor/meter";
 import { readRoots, readStacks, writeRoots } from "../../scripts/stacks";
 import { status } from "../../scripts/status";
 import { temporaryFolder } from "./datasets/folder";
@@ -91,4 +92,20 @@ describe("a stack's state", () => {
             `${pins} is no list of runs: put it right, or remove it if nothing of it is to stay`,
         );
     });
+});
+
+test("status tells what a machine has cost, as of when it was last asked", async () => {
+    await noteReading(home, { machine: "i-0123", seconds: 5400, pricePerHour: 1.006, budget: 10, at: 0 });
+    const said: string[] = [];
+    vi.spyOn(process.stdout, "write").mockImplementation((text) => {
+        said.push(String(text));
+        return true;
+    });
+    onTestFinished(() => {
+        vi.restoreAllMocks();
+    });
+    expect(await status([])).toBe(0);
+    expect(await status(["--json"])).toBe(0);
+    expect(said[0]).toMatch(/^machines\n {2}i-0123 +\$1\.51 of \$10\.00 for 1 h 30 min awake, as of .+\n$/);
+    expect(JSON.parse(said[1] ?? "")).toMatchObject({ machines: [{ machine: "i-0123", seconds: 5400, budget: 10 }] });
 });

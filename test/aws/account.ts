@@ -1,0 +1,158 @@
+import { execFileSync, spawn, spawnSync, type ChildProcess } from "node:child_process";
+import { once } from "node:events";
+import * as fs from "node:fs";
+import * as os from "node:os";
+import * as path from "node:path";
+import { imageParameter } from "../../infra/aws/offers";
+import type { Json } from "../../pipeline/identity";
+import { cache } from "../../scripts/locations.cjs";
+import { eventually, type Rig } from "../engine/rig";
+import { makeKey, Sshd, withoutSshd } from "../host/sshd";
+
+const TOOLS = ["moto[server,s3]==5.2.5", "awscli==1.46.3"];
+
+/** Why there can be no account here; undefined where there can. */
+export const withoutAccount =
+    withoutSshd ??
+    (process.getuid?.() === 0
+        ? undefined
+        : "only root can keep what the machine's scripts install from this machine") ??
+    (spawnSync("rclone", ["version"]).status === 0 ? undefined : "rclone is not installed");
+
+/** moto and AWS's own command line, in an environment of their own in the cache. */
+function tools(): string {
+    const folder = path.join(cache(), "test-tools", TOOLS.join("-").replace(/\W+/g, "-"));
+    const python = path.join(folder, "bin", "python");
+    if (!fs.existsSync(path.join(folder, "bin", "aws"))) {
+        execFileSync("python3", ["-m", "venv", "--clear", folder]);
+        execFileSync(python, ["-m", "pip", "install", "--quiet", ...TOOLS]);
+    }
+    return python;
+}
+
+/** Below it only what is behind the sshd sees what is installed. */
+const HIDDEN = ["/etc/systemd/system", "/usr/local/sbin"];
+
+/** An empty AWS account, moto on loopback, in which the only machine that there ever is is a loopback sshd. */
+export class Account {
+    readonly folder = fs.mkdtempSync(path.join(os.tmpdir(), "retune-aws-"));
+    readonly identity = path.join(this.folder, "client-key");
+    private readonly calls = path.join(this.folder, "calls");
+    private readonly control = path.join(this.folder, "control.json");
+    private readonly python = tools();
+    private server: ChildProcess | undefined;
+    private port = "";
+
+    private constructor(readonly sshd: Sshd) {}
+
+    static async open(): Promise<Account> {
+        const stand = fs.mkdtempSync(path.join(os.tmpdir(), "retune-systemctl-"));
+        fs.writeFileSync(path.join(stand, "systemctl"), "#!/bin/sh\n", { mode: 0o755 });
+        const sshd = await Sshd.start({
+            environment: { PATH: `${stand}:${process.env["PATH"] ?? ""}` },
+            mounts: () => HIDDEN.map((folder) => `mount -t tmpfs none ${folder}`).join(" && "),
+        });
+        const account = new Account(sshd);
+        await account.start();
+        return account;
+    }
+
+    private async start(): Promise<void> {
+        makeKey(this.identity);
+        fs.appendFileSync(
+            path.join(this.sshd.folder, "authorized-keys"),
+            fs.readFileSync(`${this.identity}.pub`, "utf8"),
+        );
+        fs.writeFileSync(this.calls, "");
+        this.has({ quota: 8 });
+        const portFile = path.join(this.folder, "port");
+        this.server = spawn(this.python, [path.join(import.meta.dirname, "account.py"), portFile], {
+            stdio: ["pipe", "pipe", "ignore"],
+        });
+        await eventually("moto listens", () => fs.existsSync(portFile));
+        this.port = fs.readFileSync(portFile, "utf8");
+        await this.publish("gpu-ubuntu-22.04", "ami-0000000000000001");
+    }
+
+    /** What AWS says is the newest image; null for a parameter that is missing. */
+    async publish(system: Parameters<typeof imageParameter>[0], image: string | null): Promise<void> {
+        const { stdin, stdout } = this.server ?? {};
+        if (!stdin || !stdout) throw new Error("the account is closed");
+        const answered = once(stdout, "data");
+        stdin.write(`${JSON.stringify({ name: imageParameter(system), value: image })}\n`);
+        await answered;
+    }
+
+    /** What moto does not know of an account. */
+    has(control: { readonly quota: number; readonly capacity?: boolean }): void {
+        fs.writeFileSync(this.control, JSON.stringify(control));
+    }
+
+    /** Makes the commands of a rig use the account. */
+    enter(rig: Rig): void {
+        const here = path.join(rig.project, "test", "aws");
+        const programs = [path.join(here, "aws-provider"), path.join(here, "bin")];
+        Object.assign(rig.environment, {
+            ...this.environment,
+            PATH: [...programs, rig.environment["PATH"] ?? ""].join(path.delimiter),
+            RCLONE_CONFIG: "/dev/null",
+            RCLONE_S3_ENDPOINT: `http://127.0.0.1:${this.port}`,
+            RETUNE_AWS_CALLS: this.calls,
+            RETUNE_AWS_MACHINE: JSON.stringify({
+                hostKey: path.join(this.sshd.folder, "host-key"),
+                pid: this.sshd.pid,
+            }),
+            RETUNE_AWS_CONTROL: this.control,
+            RETUNE_AWS_PYTHON: this.python,
+            RETUNE_AWS_SSHD: String(this.sshd.port),
+        });
+    }
+
+    private get environment() {
+        return {
+            // rclone 1.60, Debian's, does not start with one of its own.
+            AWS_CA_BUNDLE: undefined,
+            AWS_ACCESS_KEY_ID: "test",
+            AWS_SECRET_ACCESS_KEY: "test",
+            AWS_PROFILE: undefined,
+            AWS_EC2_METADATA_DISABLED: "true",
+            AWS_ENDPOINT_URL: `http://127.0.0.1:${this.port}`,
+        };
+    }
+
+    /** What was asked of AWS since the last time: `create machine`, `aws ec2 start-instances`. */
+    asked(): string[] {
+        const lines = fs.readFileSync(this.calls, "utf8").split("\n").slice(0, -1);
+        fs.writeFileSync(this.calls, "");
+        return lines;
+    }
+
+    /** Asks AWS itself, as somebody beside the stack would. */
+    aws(...args: readonly string[]): Json {
+        const program = path.join(path.dirname(this.python), "aws");
+        const env = { ...process.env, ...this.environment };
+        const words = [...args, "--region", "us-east-1", "--output", "json"];
+        const said = execFileSync(program, words, { encoding: "utf8", env, stdio: ["ignore", "pipe", "pipe"] });
+        return said === "" ? null : (JSON.parse(said) as Json);
+    }
+
+    /** Every machine that is not terminated. */
+    machines(): Machine[] {
+        const query = "Reservations[].Instances[?State.Name != 'terminated'][]";
+        return this.aws("ec2", "describe-instances", "--query", query) as unknown as Machine[];
+    }
+
+    async close(): Promise<void> {
+        this.server?.kill();
+        await this.sshd.dispose();
+        fs.rmSync(this.folder, { recursive: true, force: true });
+    }
+}
+
+export interface Machine {
+    readonly InstanceId: string;
+    readonly InstanceType: string;
+    readonly ImageId: string;
+    readonly State: { readonly Name: string };
+    readonly Tags: readonly { readonly Key: string; readonly Value: string }[];
+}

@@ -1,0 +1,235 @@
+import { execFileSync } from "node:child_process";
+import * as fs from "node:fs";
+import * as os from "node:os";
+import * as path from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { JsonObject } from "../../pipeline/identity";
+import { all, digestsOf, python, Rig } from "../engine/rig";
+import { Account, withoutAccount } from "./account";
+
+const missing = withoutAccount === undefined ? "" : ` (skipped: ${withoutAccount})`;
+
+/** What every update asks, for nothing: it costs no machine and wakes none. */
+const ASKED = ["invoke getInstanceTypeOfferings", "invoke getParameter", "invoke getServiceQuota"];
+
+describe.skipIf(missing !== "")(`a stack on AWS${missing}`, () => {
+    let rig: Rig;
+    let account: Account;
+
+    const configure = (target: JsonObject = {}, changes: JsonObject = {}): void => {
+        const { identity, sshd } = account;
+        const aws = { type: "aws", region: "us-east-1", gpu: "none", python, identity, user: os.userInfo().username };
+        rig.configure({ target: { ...aws, home: sshd.at(), ...target }, ...changes });
+    };
+    const infrastructure = (action: string, others: Readonly<Record<string, string>> = {}) => ({
+        "offer": action,
+        "host-key": action,
+        "host-meter": action,
+        "host": action,
+        ...others,
+    });
+    const unchanged = { ...infrastructure("unchanged"), ...all("unchanged") };
+    /** What was asked of AWS that changes something there, sorted. */
+    const changed = (): string[] =>
+        account
+            .asked()
+            .filter((call) => /^(create|update|delete) |start-instances/.test(call))
+            .sort();
+    const machine = () => {
+        const machines = account.machines();
+        expect(machines).toHaveLength(1);
+        const [only] = machines;
+        if (only === undefined) throw new Error("there is no machine");
+        return only;
+    };
+    /** As its own meter would. */
+    const fallAsleep = (): void => {
+        account.aws("ec2", "stop-instances", "--instance-ids", machine().InstanceId);
+    };
+
+    beforeAll(async () => {
+        account = await Account.open();
+        rig = new Rig();
+        account.enter(rig);
+        configure();
+    });
+    afterAll(async () => {
+        await rig.dispose();
+        await account.close();
+    });
+
+    describe("is refused before anything is made", () => {
+        test.each<[string, () => void | Promise<void>, JsonObject, string]>([
+            [
+                "with a quota of 0",
+                () => {
+                    account.has({ quota: 0 });
+                },
+                {},
+                'this account may have 0 of "Running On-Demand G and VT instances" in us-east-1',
+            ],
+            [
+                "in a zone without the type",
+                () => undefined,
+                { zone: "us-east-1e" },
+                "target.zone: us-east-1e has no g5.xlarge; there is us-east-1",
+            ],
+            [
+                "with a budget smaller than one step",
+                () => undefined,
+                { budget: 0.01 },
+                "target.budget: $0.010 buys 36 s of g5.xlarge",
+            ],
+            ["without the image's parameter", () => account.publish("gpu-ubuntu-22.04", null), {}, "gpu-ubuntu-22.04"],
+        ])("%s", async (_what, given, target, message) => {
+            await given();
+            configure(target);
+            const { code, stderr } = await rig.json("up");
+            expect(code).not.toBe(0);
+            expect(stderr).toContain(message);
+            expect(changed()).toEqual([]);
+            expect(account.machines()).toEqual([]);
+            account.has({ quota: 8 });
+            await account.publish("gpu-ubuntu-22.04", "ami-0000000000000001");
+            configure();
+        });
+
+        test("without credentials", async () => {
+            const without = { AWS_ACCESS_KEY_ID: undefined, AWS_SECRET_ACCESS_KEY: undefined };
+            const running = rig.spawn("up", ["--json"], { env: { ...rig.environment, ...without } });
+            const { code, stderr } = await running.ended;
+            expect(code).not.toBe(0);
+            expect(stderr).toContain("AWS was asked which image is the newest of gpu-ubuntu-22.04: ");
+            expect(stderr).toContain("No valid credential sources found");
+            expect(account.machines()).toEqual([]);
+        });
+
+        test("a preview says what it costs, and makes nothing", async () => {
+            const { code, stderr } = await rig.json("preview");
+            expect(code).toBe(0);
+            expect(stderr).toContain("awake $1.01 an hour (AWS Pricing API, us-east-1, 2026-08-17)");
+            expect(changed()).toEqual([]);
+        });
+    });
+
+    test("no machine free: said, and the next up goes on", async () => {
+        account.has({ quota: 8, capacity: false });
+        const { code, stderr } = await rig.json("up");
+        expect(code).toBe(1);
+        expect(stderr).toContain("InsufficientInstanceCapacity");
+        account.has({ quota: 8 });
+        expect(account.machines()).toEqual([]);
+        account.asked();
+    });
+
+    test("from an account without a machine to the model", async () => {
+        const { code, actions, stderr } = await rig.json("up");
+        expect({ code, stderr: code === 0 ? "" : stderr }).toEqual({ code: 0, stderr: "" });
+        expect(actions).toEqual({
+            ...infrastructure("ran", { "offer": "unchanged", "host-key": "unchanged" }),
+            ...all("ran", { dataset: "unchanged" }),
+        });
+        expect(stderr).not.toContain("mirror");
+        expect(changed()).toEqual(["create deadline", "create deadline-stop", "create machine"]);
+        expect(machine()).toMatchObject({ ImageId: "ami-0000000000000001", InstanceType: "g5.xlarge" });
+        const { stdout } = await rig.run("status");
+        expect(stdout).toMatch(/^machines\n {2}i-[0-9a-f]+ +\$0\.00 for 0 s awake, as of /m);
+    });
+
+    test("what was made is in the mirror as well", () => {
+        const [bucket = ""] = account.aws("s3api", "list-buckets", "--query", "Buckets[].Name") as string[];
+        const query = "Contents[].Key";
+        const keys = account.aws("s3api", "list-objects-v2", "--bucket", bucket, "--query", query) as string[];
+        // Training, baseline, answers and export; the base model, which is had again from its source, stays there.
+        expect(keys.filter((key) => key.endsWith("/result.json"))).toHaveLength(4);
+        expect(keys.every((key) => key.startsWith("retune/"))).toBe(true);
+    });
+
+    test("no secret is in clear in the state, in the store, or in what was printed", () => {
+        const hostKey = fs.readFileSync(path.join(account.sshd.folder, "host-key"), "utf8").split("\n")[1] ?? "";
+        const clientKey = fs.readFileSync(account.identity, "utf8").split("\n")[1] ?? "";
+        for (const secret of [hostKey, clientKey]) {
+            expect(secret.length).toBeGreaterThan(40);
+            const holding = execFileSync("sh", [
+                "-c",
+                'grep -rlF "$1" "$2" || true',
+                "sh",
+                secret.slice(-30),
+                rig.home,
+            ]);
+            expect(holding.toString()).toBe("");
+        }
+    });
+
+    test("it sleeps when nothing runs: an up with nothing to do does not wake it", async () => {
+        fallAsleep();
+        expect((await rig.json("up")).actions).toEqual(unchanged);
+        expect((await rig.json("preview")).actions).toEqual(unchanged);
+        expect(account.asked().sort()).toEqual([...ASKED, ...ASKED].sort());
+        expect(machine().State.Name).toBe("stopped");
+    });
+
+    test("nor does a refresh, which takes a machine that sleeps as it was", async () => {
+        const { code, actions, stderr } = await rig.json("refresh");
+        expect({ code, actions }).toEqual({ code: 0, actions: unchanged });
+        expect(stderr).toContain(`${machine().InstanceId} sleeps (stopped): taken as it was`);
+        expect(machine().State.Name).toBe("stopped");
+        expect(changed()).toEqual([]);
+    });
+
+    test("a newer image under AWS's name changes nothing until it is asked for", async () => {
+        await account.publish("gpu-ubuntu-22.04", "ami-0000000000000002");
+        expect((await rig.json("up")).actions).toEqual(unchanged);
+        expect(changed()).toEqual([]);
+        const latest = await rig.run("preview", "--set", "target.image=latest");
+        expect(latest.code).toBe(0);
+        expect(machine().ImageId).toBe("ami-0000000000000001");
+    });
+
+    test("another learning rate touches no infrastructure: it wakes the machine, once, and runs there", async () => {
+        configure({}, { training: { learningRate: 0.02 } });
+        const { code, actions } = await rig.json("up");
+        expect({ code, actions }).toEqual({
+            code: 0,
+            actions: { ...infrastructure("unchanged"), ...all("ran", { dataset: "unchanged", model: "unchanged" }) },
+        });
+        expect(changed()).toEqual(["aws ec2 start-instances"]);
+        expect(machine().State.Name).toBe("running");
+    });
+
+    test("another instance type replaces the machine, and reruns no stage", async () => {
+        const before = machine().InstanceId;
+        configure({ instanceType: "g6.xlarge" }, { training: { learningRate: 0.02 } });
+        const { code, actions } = await rig.json("up");
+        expect({ code, actions }).toEqual({
+            code: 0,
+            actions: { ...infrastructure("ran", { "host-key": "unchanged" }), ...all("unchanged") },
+        });
+        expect(changed()).toEqual([...["create machine", "delete machine", "update deadline", "update deadline-stop"]]);
+        expect(machine()).toMatchObject({ InstanceType: "g6.xlarge" });
+        expect(machine().InstanceId).not.toBe(before);
+    });
+
+    test("a machine that somebody has terminated is made again, and no stage runs again", async () => {
+        account.aws("ec2", "terminate-instances", "--instance-ids", machine().InstanceId);
+        expect((await rig.json("refresh")).code).toBe(0);
+        const { code, answer, actions } = await rig.json("up");
+        expect({ code, actions }).toMatchObject({ code: 0, actions: all("unchanged") });
+        expect(digestsOf(answer)["export"]).toBeDefined();
+        expect(machine().State.Name).toBe("running");
+    });
+
+    test("destroy leaves nothing in the account, and the model here", async () => {
+        const { code } = await rig.json("destroy");
+        expect(code).toBe(0);
+        expect(account.machines()).toEqual([]);
+        expect(account.aws("s3api", "list-buckets", "--query", "Buckets[].Name")).toEqual([]);
+        expect(account.aws("iam", "list-roles", "--query", "Roles[].RoleName")).toEqual([]);
+        expect(account.aws("iam", "list-instance-profiles", "--query", "InstanceProfiles[]")).toEqual([]);
+        expect(account.aws("ec2", "describe-key-pairs", "--query", "KeyPairs[]")).toEqual([]);
+        expect(account.aws("scheduler", "list-schedules", "--query", "Schedules[]")).toEqual([]);
+        const groups = "SecurityGroups[?GroupName != 'default'].GroupName";
+        expect(account.aws("ec2", "describe-security-groups", "--query", groups)).toEqual([]);
+        expect(fs.readdirSync(path.join(rig.home, "store")).length).toBeGreaterThan(0);
+    });
+});

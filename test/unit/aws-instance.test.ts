@@ -1,0 +1,129 @@
+import { chmodSync, readFileSync, writeFileSync } from "node:fs";
+import path from "node:path";
+import { beforeEach, describe, expect, onTestFinished, test, vi } from "vitest";
+import type { SshTarget } from "../../infra/target";
+import { Instance } from "../../pipeline/executor/instance";
+import { noteReading } from "../../pipeline/executor/meter";
+import { SshExecutor } from "../../pipeline/executor/ssh";
+import { Store } from "../../pipeline/store/store";
+import { temporaryFolder } from "./datasets/folder";
+
+const ID = "i-0123456789abcdef0";
+
+let folder: string;
+
+/** The AWS command line of these tests: each call is noted, and answered by a shell script. */
+function answers(script: string): void {
+    writeFileSync(path.join(folder, "aws"), `#!/bin/sh\necho "$*" >>"${folder}/calls"\n${script}\n`);
+    chmodSync(path.join(folder, "aws"), 0o755);
+}
+
+const calls = (): string[] => readFileSync(path.join(folder, "calls"), "utf8").trimEnd().split("\n");
+
+const described = (state: string, address?: string): string => {
+    const instance = { State: { Name: state }, ...(address === undefined ? {} : { PublicIpAddress: address }) };
+    return `echo '${JSON.stringify({ Reservations: [{ Instances: [instance] }] })}'`;
+};
+
+beforeEach(() => {
+    folder = temporaryFolder();
+    vi.stubEnv("PATH", `${folder}${path.delimiter}${process.env["PATH"] ?? ""}`);
+    onTestFinished(() => {
+        vi.unstubAllEnvs();
+    });
+});
+
+describe("an instance", () => {
+    const instance = new Instance(ID, "us-east-1");
+
+    test("is asked for its state and its address", async () => {
+        answers(described("running", "203.0.113.9"));
+        expect(await instance.look()).toEqual({ state: "running", address: "203.0.113.9" });
+        expect(calls()).toEqual([`ec2 describe-instances --instance-ids ${ID} --region us-east-1 --output json`]);
+    });
+
+    test.each([
+        [
+            'Unable to locate credentials. You can configure credentials by running "aws configure".',
+            'there are no AWS credentials: `aws configure` or AWS_PROFILE, and `aws sts get-caller-identity` shows whose they are (Unable to locate credentials. You can configure credentials by running "aws configure".)',
+        ],
+        [
+            "An error occurred (ExpiredToken) when calling the DescribeInstances operation: the security token has expired",
+            `the AWS credentials have expired: log in again; what runs on ${ID} goes on`,
+        ],
+        [
+            "An error occurred (InsufficientInstanceCapacity) when calling the StartInstances operation",
+            `AWS has no such machine free for ${ID} now: try again later, or set target.zone or target.instanceType to another`,
+        ],
+        [
+            "An error occurred (InvalidInstanceID.NotFound) when calling the DescribeInstances operation",
+            `${ID} does not exist any more: \`npm run refresh\`, then \`npm run up\` make another, and no stage that is done runs again`,
+        ],
+        ["An error occurred (Throttling)", "AWS refuses: An error occurred (Throttling)"],
+    ])("%s", async (said, message) => {
+        answers(`echo '${said}' >&2; exit 254`);
+        await expect(instance.look()).rejects.toThrow(message);
+    });
+
+    test("that was terminated is gone", async () => {
+        answers(described("terminated"));
+        expect(await instance.isAwake()).toBe(false);
+        await expect(instance.look()).rejects.toThrow(`${ID} does not exist any more`);
+    });
+});
+
+describe("a machine that sleeps", () => {
+    const target = (instance: Partial<SshTarget["instance"]> = {}): SshTarget => ({
+        type: "ssh",
+        host: ID,
+        port: 22,
+        user: "ubuntu",
+        hostKey: `ssh-ed25519 ${"A".repeat(68)}`,
+        home: ".retune",
+        gpu: "required",
+        pricePerHour: 1,
+        instance: { region: "us-east-1", access: "ssm", ...instance },
+    });
+    const executor = (instance: Partial<SshTarget["instance"]> = {}) =>
+        new SshExecutor(target(instance), new Store(folder), () => undefined);
+    const progress = (): void => undefined;
+
+    test("is not woken by a question", async () => {
+        answers(described("stopped"));
+        await expect(executor().missing([])).rejects.toThrow(`${ID} sleeps (stopped)`);
+        expect(calls().filter((call) => call.includes("start-instances"))).toEqual([]);
+    });
+
+    test("is not started after its deadline", async () => {
+        answers(described("stopped"));
+        await expect(executor({ until: "2026-01-01T00:00:00Z" }).wake(progress)).rejects.toThrow(
+            `${ID} is not started: its deadline was 2026-01-01T00:00:00Z. Another target.deadline, such as \`--set target.deadline=8\`, counts from now`,
+        );
+        expect(calls()).toHaveLength(1);
+    });
+
+    test("is not started when its budget is spent", async () => {
+        answers(described("stopped"));
+        await noteReading(folder, { machine: ID, seconds: 7200, pricePerHour: 1, at: 0 });
+        await expect(executor({ budget: 2 }).wake(progress)).rejects.toThrow(
+            `${ID} is not started: it has cost $2.00, and target.budget is $2.00`,
+        );
+        expect(calls()).toHaveLength(1);
+    });
+
+    test("is started once, and waited for", async () => {
+        const started = path.join(folder, "started");
+        answers(
+            `case "$*" in *start-instances*) touch ${started}; exit ;; esac\n` +
+                `if [ -e ${started} ]; then ${described("running")}; else ${described("stopped")}; fi`,
+        );
+        // Session Manager would lead to it; here it leads nowhere, and what comes after is ssh's.
+        writeFileSync(path.join(folder, "ssh"), "#!/bin/sh\necho 120\n", { mode: 0o755 });
+        const said: string[] = [];
+        await executor().wake((text) => said.push(text));
+        expect(said).toEqual([`starting ${ID}`]);
+        expect(calls().filter((call) => call.includes("start-instances"))).toHaveLength(1);
+        const reading = JSON.parse(readFileSync(path.join(folder, "meters", `${ID}.json`), "utf8")) as object;
+        expect(reading).toMatchObject({ machine: ID, seconds: 120, pricePerHour: 1 });
+    });
+});
