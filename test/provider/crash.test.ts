@@ -76,7 +76,8 @@ class Place {
 
     async end(): Promise<void> {
         await endAll(this.folder);
-        fs.rmSync(this.folder, { recursive: true, force: true });
+        // What was killed in the middle of a call may finish that call.
+        fs.rmSync(this.folder, { recursive: true, force: true, maxRetries: 10, retryDelay: 100 });
     }
 }
 
