@@ -156,7 +156,7 @@ describe("a training outlives whoever started it", () => {
             code: 0,
             actions: all("ran", { dataset: "unchanged", model: "unchanged", training: "attached" }),
         });
-        expect(rig.runs()).toHaveLength(before + 4); // the base's and the tuned evaluation, the export, the report
+        expect(rig.runs()).toHaveLength(before + 5); // two models' answers, the verdict, the export, the report
         expect(training()).toMatchObject({ state: "succeeded", attempt: 1, steps: upTo(STEPS) });
         const key = training()?.key ?? "";
         const { code: ended, stdout } = await rig.run("logs", key.slice(0, 12));
@@ -248,7 +248,7 @@ describe("a training outlives whoever started it", () => {
         const { code, answer, actions, stage } = await rig.json("up", "--detach", ...set);
         expect({ code, actions, result: answer.result }).toEqual({
             code: 4,
-            actions: all("unchanged", { evaluation: "detached", report: "skipped" }),
+            actions: all("unchanged", { evaluation: "detached", export: "skipped", report: "skipped" }),
             result: "detached",
         });
         const run = stage("evaluation").run ?? "";

@@ -74,6 +74,7 @@ describe("a pipeline over its life", () => {
         expect(answer.outputs).toEqual({
             trained: stage("training").uri,
             exported: stage("export").uri,
+            api: null,
             report: `${stage("report").uri ?? ""}/report.html`,
         });
         const took = (kind: string): number =>
