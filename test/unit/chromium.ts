@@ -55,6 +55,7 @@ export class Browser {
         const sandbox = process.getuid?.() === 0 ? ["--no-sandbox"] : [];
         this.child = spawn(command, [...flags, ...sandbox, profile, "about:blank"], {
             stdio: ["ignore", "ignore", "ignore", "pipe", "pipe"],
+            detached: true, // a group with its children, which write into the profile as well
         });
         let rest = "";
         (this.child.stdio[4] as Readable).setEncoding("utf8").on("data", (text: string) => {
@@ -128,9 +129,9 @@ export class Browser {
 
     async close(): Promise<void> {
         const ended = new Promise((resolve) => this.child.once("close", resolve));
-        this.child.kill("SIGKILL");
+        if (this.child.pid !== undefined) process.kill(-this.child.pid, "SIGKILL");
         await ended;
-        fs.rmSync(this.folder, { recursive: true, force: true, maxRetries: 5 });
+        fs.rmSync(this.folder, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 });
     }
 
     private send(
