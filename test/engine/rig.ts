@@ -41,6 +41,9 @@ export interface Ended {
     readonly stderr: string;
 }
 
+/** Seconds for what a whole update is waited for, on a machine that has much else to do. */
+const PATIENCE = 300;
+
 export type Command = "up" | "preview" | "refresh" | "destroy" | "status" | "logs" | "stop";
 
 /** A run as its folder tells it. */
@@ -89,13 +92,18 @@ export class Running {
 
     /** Waits for something that happens while the command goes on. */
     until<Value>(what: string, look: () => Value | undefined | false | null): Promise<Value> {
-        return eventually(`${what} (${this.words})`, () => {
-            const found = look();
-            if (found === undefined || found === false || found === null) {
-                if (this.over) throw new Error(`${this.words} ended before: ${what}\n${this.stdout}\n${this.stderr}`);
-            }
-            return found;
-        });
+        return eventually(
+            `${what} (${this.words})`,
+            () => {
+                const found = look();
+                if (found === undefined || found === false || found === null) {
+                    if (this.over)
+                        throw new Error(`${this.words} ended before: ${what}\n${this.stdout}\n${this.stderr}`);
+                }
+                return found;
+            },
+            PATIENCE,
+        );
     }
 
     /** The Pulumi CLI that it drives. */
