@@ -44,7 +44,7 @@ describe("pulumi from a shell", () => {
         const up = await start("up", "--yes", "--skip-preview").ended;
         expect(up.code, up.stderr).toBe(0);
         expect(up.stdout).toContain("+ 7 created");
-        expect(rig.runs()).toHaveLength(7);
+        expect(rig.runs()).toHaveLength(8); // the six stages, and the answers of base and tuned model
     });
 
     test("npm run up and the shell share the state", async () => {

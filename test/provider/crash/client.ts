@@ -66,13 +66,19 @@ const words: Stage<Inputs> = {
 };
 
 class StandIn extends LocalExecutor {
-    constructor(private readonly submitted: () => void) {
+    constructor(private readonly found: () => void) {
         super();
     }
 
     override async submit(job: Job, supplies: Supplies, again: boolean) {
         const status = await super.submit(job, { ...supplies, programs: { [job.program]: PROGRAM } }, again);
-        this.submitted();
+        this.found();
+        return status;
+    }
+
+    override async status(...args: Parameters<LocalExecutor["status"]>) {
+        const status = await super.status(...args);
+        this.found();
         return status;
     }
 }
