@@ -70,14 +70,7 @@ describe("a stack's state", () => {
     ])("that is %s is named by status, and keeps gc from removing anything", async (_, content, problem) => {
         writeFileSync(file, content);
         expect(readStacks()).toEqual([{ stack: "dev", stages: [], problem: problem(file) }]);
-        const said: string[] = [];
-        vi.spyOn(process.stdout, "write").mockImplementation((text) => {
-            said.push(String(text));
-            return true;
-        });
-        onTestFinished(() => {
-            vi.restoreAllMocks();
-        });
+        const said = heard();
         expect(await status([])).toBe(0);
         expect(said.join("")).toBe(`stack dev\n  ${problem(file)}\n`);
         await expect(gc(["--grace-days", "0"])).rejects.toThrow(
@@ -96,6 +89,15 @@ describe("a stack's state", () => {
 
 test("status tells what a machine has cost, as of when it was last asked", async () => {
     await noteReading(home, { machine: "i-0123", seconds: 5400, pricePerHour: 1.006, budget: 10, at: 0 });
+    const said = heard();
+    expect(await status([])).toBe(0);
+    expect(await status(["--json"])).toBe(0);
+    expect(said[0]).toMatch(/^machines\n {2}i-0123 +\$1\.51 of \$10\.00 for 1 h 30 min awake, as of .+\n$/);
+    expect(JSON.parse(said[1] ?? "")).toMatchObject({ machines: [{ machine: "i-0123", seconds: 5400, budget: 10 }] });
+});
+
+/** What is written to stdout from now on, which then goes nowhere else. */
+function heard(): string[] {
     const said: string[] = [];
     vi.spyOn(process.stdout, "write").mockImplementation((text) => {
         said.push(String(text));
@@ -104,8 +106,5 @@ test("status tells what a machine has cost, as of when it was last asked", async
     onTestFinished(() => {
         vi.restoreAllMocks();
     });
-    expect(await status([])).toBe(0);
-    expect(await status(["--json"])).toBe(0);
-    expect(said[0]).toMatch(/^machines\n {2}i-0123 +\$1\.51 of \$10\.00 for 1 h 30 min awake, as of .+\n$/);
-    expect(JSON.parse(said[1] ?? "")).toMatchObject({ machines: [{ machine: "i-0123", seconds: 5400, budget: 10 }] });
-});
+    return said;
+}
