@@ -220,7 +220,7 @@ export function awsTarget(target: AwsTarget, stack: string, precision: string): 
                 driver,
                 cudaToolkit,
                 mirrors,
-                instance: withoutUndefined({ region, access, until, budget: target.budget }),
+                instance: withoutUndefined({ region, access, stack, until, budget: target.budget }),
                 pricePerHour,
                 limits,
                 mirror:

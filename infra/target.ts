@@ -74,9 +74,11 @@ const ssh = {
     instance: group({
         region,
         access,
+        /** Whose machine it is: what is spent counts for all that the stack has had. */
+        stack: text("the name of a stack").optional(),
         /** After this time, as 2026-12-01T00:00:00Z, it is not started any more. */
         until: text("a time").optional(),
-        /** Nor when all its hours together have cost this much. */
+        /** Nor when all hours of the stack's machines together have cost this much. */
         budget: number("an amount above 0", { above: 0 }).optional(),
     }).optional(),
     ...common,
@@ -117,7 +119,7 @@ const aws = {
     deadline: number("a number of hours above 0", { above: 0 }).default(24),
     /** Without a run and without anybody who is logged in. */
     idleMinutes: integer("a number of minutes from 1", { from: 1, to: 1440 }).default(15),
-    /** Dollars, for all hours of the machine together. */
+    /** Dollars, for all hours of all machines that the stack has had. */
     budget: number("an amount above 0", { above: 0 }).optional(),
     /** `destroy` leaves the bucket with the models. */
     keepModels: flag().default(false),

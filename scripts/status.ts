@@ -1,7 +1,7 @@
 import { setTimeout } from "node:timers/promises";
 import { Command } from "commander";
 import { duration } from "../pipeline/duration";
-import { costOf, readings, type MeterReading } from "../pipeline/executor/meter";
+import { costOf, readings, spentBy, type MeterReading } from "../pipeline/executor/meter";
 import type { JsonObject } from "../pipeline/identity";
 import { sparkline } from "../pipeline/progress";
 import { isActive, listRuns, lossesOf, type RunSummary } from "../pipeline/store/runs";
@@ -101,8 +101,9 @@ function describeUploads(count: number): string {
 
 /** As it was when it was last asked: a machine that sleeps is not woken for it. */
 function describeMachine(reading: MeterReading): string {
-    const { machine, seconds, budget, at } = reading;
-    const limit = budget === undefined ? "" : ` of $${budget.toFixed(2)}`;
+    const { machine, stack, seconds, budget, at } = reading;
+    // What a stack's machines may cost together is said of the stack.
+    const limit = budget === undefined || stack !== undefined ? "" : ` of $${budget.toFixed(2)}`;
     const asOf = localTime(new Date(at * 1000).toISOString());
     return `  ${machine.padEnd(20)} $${costOf(reading).toFixed(2)}${limit} for ${duration(seconds)} awake, as of ${asOf}`;
 }
@@ -117,7 +118,14 @@ function describeStack({ stack, stages, problem }: StackStatus, runs: readonly R
         const state = active !== undefined ? progress(active) : run === "" ? served : finished(outputs);
         return `  ${name.padEnd(11)} ${run.padEnd(13)} ${state}`;
     });
-    return [`stack ${stack}`, ...lines];
+    return [`stack ${stack}${spent(stack)}`, ...lines];
+}
+
+/** By the machines that were made for the stack, those that are no more included. */
+function spent(stack: string): string {
+    const { amount, budget } = spentBy(home(), stack) ?? {};
+    if (amount === undefined) return "";
+    return `, spent $${amount.toFixed(2)}${budget === undefined ? "" : ` of $${budget.toFixed(2)}`}`;
 }
 
 function finished(outputs: JsonObject): string {

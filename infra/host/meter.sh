@@ -11,8 +11,8 @@ main() {
     need_root "starting the meter that powers the machine off" "start it from an image whose user may use sudo"
     {
         printf '#!/bin/bash\n# Written by Retune (infra/host/meter.sh).\n'
-        printf 'runs=%q\nidle_seconds=%d\nbudget_seconds=%q\n' \
-            "$home/runs" "$((RETUNE_IDLE_MINUTES * 60))" "$RETUNE_BUDGET_SECONDS"
+        printf 'home=%q\nidle_seconds=%d\nbudget_seconds=%q\n' \
+            "$home" "$((RETUNE_IDLE_MINUTES * 60))" "$RETUNE_BUDGET_SECONDS"
         meter
     } | root tee "$program.new" >/dev/null
     root chmod 755 "$program.new"
@@ -55,9 +55,14 @@ held() {
 
 active() {
     local lock
-    for lock in "$runs"/*/lock; do
+    for lock in "$home"/runs/*/lock; do
         if [[ -e $lock ]] && held "$lock"; then printf '%s\n' "${lock%/lock}"; fi
     done
+}
+
+# What the stack's earlier machines were awake, in seconds of this one, as the client has said: the budget is for all.
+elsewhere() {
+    cat "$home/spent-elsewhere" 2>/dev/null || echo 0
 }
 
 # An established connection to port 22.
@@ -95,7 +100,7 @@ while :; do
     if visited || [[ -n $(active) ]]; then last=$now; fi
     if taken_back; then
         off "AWS takes the machine back" 100
-    elif [[ -n $budget_seconds ]] && ((base + now >= budget_seconds && now >= GRACE)); then
+    elif [[ -n $budget_seconds ]] && (($(elsewhere) + base + now >= budget_seconds && now >= GRACE)); then
         off "the budget is spent" 600
     elif ((now - last >= idle_seconds)); then
         off "nothing to do" 0

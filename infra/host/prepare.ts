@@ -110,7 +110,7 @@ export interface MeterSettings {
     /** Without a run and without a login, until it is powered off. */
     readonly idleMinutes: number;
     readonly pricePerHour: number;
-    /** In the same money, for all hours that it was awake. */
+    /** In the same money, for all hours that it and the stack's earlier machines were awake. */
     readonly budget: number | undefined;
 }
 

@@ -5,6 +5,8 @@ import { writeJson } from "../store/store";
 /** How long a machine was awake in all, as it said itself when it was last asked. */
 export interface MeterReading {
     readonly machine: string;
+    /** Whose machine it is; one that nobody has made for a stack is nobody's. */
+    readonly stack?: string;
     readonly seconds: number;
     readonly pricePerHour: number;
     readonly budget?: number;
@@ -27,6 +29,18 @@ export function readings(home: string): MeterReading[] {
     const files = fs.existsSync(folder) ? fs.readdirSync(folder).filter((name) => name.endsWith(".json")) : [];
     const all = files.map((name) => JSON.parse(fs.readFileSync(path.join(folder, name), "utf8")) as MeterReading);
     return all.sort((a, b) => b.at - a.at);
+}
+
+/** What a stack's machines have cost so far, those included that are no more; undefined where it has had none. */
+export function spentBy(
+    home: string,
+    stack: string,
+): { readonly amount: number; readonly budget?: number } | undefined {
+    const own = readings(home).filter((reading) => reading.stack === stack);
+    if (own[0] === undefined) return undefined;
+    const { budget } = own[0];
+    const amount = own.reduce((sum, reading) => sum + costOf(reading), 0);
+    return budget === undefined ? { amount } : { amount, budget };
 }
 
 function folderOf(home: string): string {

@@ -133,22 +133,42 @@ export class SshExecutor implements Executor, Machine {
             );
         }
         const last = readings(this.store.home).find(({ machine }) => machine === host);
-        const spent = last === undefined ? 0 : costOf({ ...last, pricePerHour });
+        const spent = this.spentElsewhere() + (last === undefined ? 0 : costOf({ ...last, pricePerHour }));
         if (instance?.budget !== undefined && spent >= instance.budget) {
+            const whose = instance.stack === undefined ? "it has" : `the machines of stack ${instance.stack} have`;
             throw new UserError(
-                `${host} is not started: it has cost $${spent.toFixed(2)}, and target.budget is $${instance.budget.toFixed(2)}`,
+                `${host} is not started: ${whose} cost $${spent.toFixed(2)}, and target.budget is $${instance.budget.toFixed(2)}. A larger target.budget lets it go on`,
             );
         }
     }
 
-    /** Notes what the machine has cost, for those who ask while it sleeps. */
+    /** What the stack's other machines have cost, which are gone by now. */
+    private spentElsewhere(): number {
+        const { host, instance } = this.target;
+        const others = readings(this.store.home).filter(
+            ({ machine, stack }) => stack !== undefined && stack === instance?.stack && machine !== host,
+        );
+        return others.reduce((sum, reading) => sum + costOf(reading), 0);
+    }
+
+    /**
+     * Notes what the machine has cost, for those who ask while it sleeps; and tells its own meter what the stack's other
+     * machines have, in seconds of this one: the budget is for all of them.
+     */
     private async readMeter(): Promise<void> {
-        const { host, instance, pricePerHour = 0 } = this.target;
+        const { host, home, instance, pricePerHour = 0 } = this.target;
         if (instance === undefined) return;
-        const said = await this.run("cat /var/lib/retune-meter/seconds 2>/dev/null || echo 0");
+        const elsewhere = pricePerHour > 0 ? Math.ceil((this.spentElsewhere() / pricePerHour) * 3600) : 0;
+        const file = quote(`${home}/spent-elsewhere`);
+        const tell = `mkdir -p ${quote(home)}; [ "$(cat ${file} 2>/dev/null || echo 0)" -ge ${elsewhere} ] || echo ${elsewhere} >${file}; `;
+        const said = await this.run(`${tell}cat /var/lib/retune-meter/seconds 2>/dev/null || echo 0`);
         const reading = { machine: host, seconds: Number(said), pricePerHour, at: Date.now() / 1000 };
-        const { budget } = instance;
-        await noteReading(this.store.home, budget === undefined ? reading : { ...reading, budget });
+        const { stack, budget } = instance;
+        await noteReading(this.store.home, {
+            ...reading,
+            ...(stack === undefined ? {} : { stack }),
+            ...(budget === undefined ? {} : { budget }),
+        });
     }
 
     async submit(job: Job, supplies: Supplies, again: boolean): Promise<Submitted> {

@@ -133,6 +133,11 @@ export const reportSchema = z.object({
         }),
     ),
     stages: list(stage),
+    /** Of a stack whose machine Retune has made. */
+    spent: z
+        .object({ amount: z.number(), budget: z.number().optional() })
+        .optional()
+        .describe("what all its machines have cost up to now, in dollars"),
     settings: json.describe("of the training"),
     training: curves,
     /** What interruptions of the training have cost: done after the last checkpoint, and again. */

@@ -2,6 +2,7 @@ import * as fs from "node:fs";
 import * as path from "node:path";
 import { createInterface } from "node:readline";
 import { parseEvents } from "../executor/executor";
+import { spentBy } from "../executor/meter";
 import { judge, METRICS, type Verdict } from "../gate";
 import { isObject, parseJson, type JsonObject } from "../identity";
 import type { SessionEntry } from "../stage";
@@ -55,6 +56,7 @@ export async function gather(store: Store, { stack, notice, language, keys, sess
     if (judged === undefined)
         throw new UserError("the evaluation's artifact is gone; `npm run refresh` finds what else is");
     const asked = (await store.job(keys.evaluation))?.parameters ?? {};
+    const spent = spentBy(store.home, stack);
     const settings = (await store.job(keys.training))?.parameters ?? {};
     return {
         version: 1,
@@ -65,6 +67,7 @@ export async function gather(store: Store, { stack, notice, language, keys, sess
         verdict: judged.verdict,
         differences: differencesOf(judged),
         stages: REPORTED.map((name) => stageOf(name, results[name], session.get(name))),
+        ...(spent === undefined ? {} : { spent }),
         settings,
         training: await curvesOf(store, keys.training),
         lost: lostWork(training.metrics),

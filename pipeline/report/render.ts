@@ -70,10 +70,18 @@ function tiles(data: ReportData, words: Words): readonly Tile[] {
         ...qualityTiles(data),
         ...trainingTile(data.training.losses, words),
         ...updateTiles(data.stages, words),
+        ...spentTile(data, words),
         ...(exported === undefined
             ? []
             : [{ name: words.merged, value: bytes(exported.bytes), note: words.files(exported.files) }]),
     ];
+}
+
+function spentTile({ spent }: ReportData, words: Words): readonly Tile[] {
+    if (spent === undefined) return [];
+    const { amount, budget } = spent;
+    const note = words.spentNote(budget === undefined ? undefined : money(budget));
+    return [{ name: words.spent, value: money(amount), note }];
 }
 
 function trainingTile(losses: ReportData["training"]["losses"], words: Words): readonly Tile[] {

@@ -122,6 +122,9 @@ const english = {
     allThere: "all results were there",
     cost: "Cost",
     costNote: "of this update, at the target's price",
+    spent: "Spent so far",
+    spentNote: (budget: string | undefined): string =>
+        `dollars, for all hours of the stack's machines${budget === undefined ? "" : `, of a budget of ${budget}`}`,
     merged: "Merged model",
     files: (number: number): string => plural(number, "file"),
 
@@ -343,6 +346,8 @@ const chinese: Words = {
     allThere: "所有结果都已存在",
     cost: "费用",
     costNote: "本次更新，按目标机器的价格",
+    spent: "累计费用",
+    spentNote: (budget) => `美元，该堆栈所有机器的全部开机时间${budget === undefined ? "" : `，预算 ${budget}`}`,
     merged: "合并后的模型",
     files: (number) => `${count(number)} 个文件`,
 

@@ -120,6 +120,12 @@ describe.skipIf(missing !== "")(`what powers a machine off${missing}`, () => {
         expect(machine.read("var/lib/retune-meter/seconds")).toBe("3600\n");
     });
 
+    test("what the stack's earlier machines have cost counts as well", async () => {
+        await install({ BUDGET_SECONDS: "3600" });
+        machine.write("home/a user/.retune/spent-elsewhere", "1800\n").write("proc/net/tcp", LOGGED_IN);
+        expect(await off()).toEqual({ reason: "the budget is spent", seconds: 1800 });
+    });
+
     test("a machine that is started over its budget stays for ten minutes, in which that can be changed", async () => {
         await install({ BUDGET_SECONDS: "3600" });
         machine.write("var/lib/retune-meter/seconds", "4000\n");

@@ -133,6 +133,7 @@ describe.skipIf(missing !== "")(`a stack on AWS${missing}`, () => {
         expect(changed()).toEqual(["create deadline", "create deadline-stop", "create machine"]);
         expect(machine()).toMatchObject({ ImageId: "ami-0000000000000001", InstanceType: "g5.xlarge" });
         const { stdout } = await rig.run("status");
+        expect(stdout).toMatch(/^stack test, spent \$0\.00$/m);
         expect(stdout).toMatch(/^machines\n {2}i-[0-9a-f]+ +\$0\.00 for 0 s awake, as of /m);
     });
 

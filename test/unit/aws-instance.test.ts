@@ -1,9 +1,9 @@
-import { chmodSync, readFileSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { beforeEach, describe, expect, onTestFinished, test, vi } from "vitest";
 import type { SshTarget } from "../../infra/target";
 import { Instance } from "../../pipeline/executor/instance";
-import { noteReading } from "../../pipeline/executor/meter";
+import { noteReading, spentBy } from "../../pipeline/executor/meter";
 import { SshExecutor } from "../../pipeline/executor/ssh";
 import { Store } from "../../pipeline/store/store";
 import { temporaryFolder } from "./datasets/folder";
@@ -106,9 +106,42 @@ describe("a machine that sleeps", () => {
         answers(described("stopped"));
         await noteReading(folder, { machine: ID, seconds: 7200, pricePerHour: 1, at: 0 });
         await expect(executor({ budget: 2 }).wake(progress)).rejects.toThrow(
-            `${ID} is not started: it has cost $2.00, and target.budget is $2.00`,
+            `${ID} is not started: it has cost $2.00, and target.budget is $2.00. A larger target.budget lets it go on`,
         );
         expect(calls()).toHaveLength(1);
+    });
+
+    test("is not started when the stack's machines before it have spent the budget", async () => {
+        answers(described("stopped"));
+        const before = { seconds: 3600, at: 0 };
+        await noteReading(folder, { ...before, machine: "i-1", stack: "huatuo", pricePerHour: 2 });
+        await noteReading(folder, { ...before, machine: "i-2", stack: "another", pricePerHour: 50 });
+        await noteReading(folder, { ...before, machine: ID, stack: "huatuo", pricePerHour: 1, budget: 3, at: 1 });
+        expect(spentBy(folder, "huatuo")).toEqual({ amount: 3, budget: 3 });
+        expect(spentBy(folder, "none")).toBeUndefined();
+        await expect(executor({ budget: 3, stack: "huatuo" }).wake(progress)).rejects.toThrow(
+            `${ID} is not started: the machines of stack huatuo have cost $3.00, and target.budget is $3.00. A larger target.budget lets it go on`,
+        );
+    });
+
+    test("is told what the stack's machines before it have cost, in its own seconds, and its budget is the rest", async () => {
+        answers(described("running"));
+        await noteReading(folder, { machine: "i-1", stack: "huatuo", seconds: 1800, pricePerHour: 3, at: 0 });
+        // The machine is this one: ssh's last argument is for a shell.
+        const there = path.join(folder, "there");
+        mkdirSync(there);
+        writeFileSync(
+            path.join(folder, "ssh"),
+            `#!/bin/sh\ncd ${there} && for last; do :; done && exec sh -c "$last"\n`,
+            { mode: 0o755 },
+        );
+        await executor({ budget: 3, stack: "huatuo" }).wake(progress);
+        expect(readFileSync(path.join(there, ".retune/spent-elsewhere"), "utf8")).toBe("5400\n");
+        expect(spentBy(folder, "huatuo")).toEqual({ amount: 1.5, budget: 3 });
+        // Another client may know of fewer.
+        rmSync(path.join(folder, "meters"), { recursive: true });
+        await executor({ budget: 3, stack: "huatuo" }).wake(progress);
+        expect(readFileSync(path.join(there, ".retune/spent-elsewhere"), "utf8")).toBe("5400\n");
     });
 
     test("is started once, and waited for", async () => {

@@ -183,7 +183,10 @@ describe("a machine of AWS", () => {
             user: "ubuntu",
             hostKey: "ssh-ed25519 PUBLIC",
             identity,
-            instance: { region: "us-east-1", access: "ssm", until: "2026-12-02T10:00:00Z", budget: 5 },
+            instance: {
+                ...{ region: "us-east-1", access: "ssm", stack: "huatuo" },
+                ...{ until: "2026-12-02T10:00:00Z", budget: 5 },
+            },
             pricePerHour: 1.006,
             limits: { cost: 1 },
             mirror: ":s3,provider=AWS,env_auth=true,no_check_bucket=true,region=us-east-1:models-0123/retune",

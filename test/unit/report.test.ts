@@ -401,6 +401,10 @@ test("cost is shown where there is a price", async () => {
     const text = await textOf({ stages });
     expect(text).toContain("Took 3 min 4 s, in this update; 2 min 30 s were expected, cost 1.23.");
     expect(text).toContain("Cost 1.23 of this update, at the target's price");
+    expect(text).not.toContain("Spent so far");
+    expect(await textOf({ spent: { amount: 4.5, budget: 10 } })).toContain(
+        "Spent so far 4.50 dollars, for all hours of the stack's machines, of a budget of 10.00",
+    );
 });
 
 describe("in Chinese", () => {
