@@ -65,7 +65,7 @@ export const evaluation: Stage<Inputs> = {
     kind: "Evaluation",
     fields,
     transport: ["target", "accepted"],
-    tools: () => ({ contract: 2, ...trainingVersions() }),
+    tools: () => ({ contract: 3, ...trainingVersions() }),
 
     recalls(inputs, olds) {
         const accepted = (olds?.["accepted"] ?? []) as unknown as NonNullable<Inputs["accepted"]>;
@@ -127,7 +127,7 @@ export const evaluation: Stage<Inputs> = {
         if (verdict.decision === "refused") return { refusal: describeRefusal(verdict), warnings: [] };
         const overridden =
             verdict.override === undefined ? [] : [`the gate was overridden: ${verdict.override.reason}`];
-        return { refusal: undefined, warnings: [...overridden, ...verdict.warnings] };
+        return { refusal: undefined, warnings: [...overridden, ...verdict.warnings.map(({ text: words }) => words)] };
     },
 
     facts(metrics) {

@@ -32,10 +32,26 @@ export interface Gate {
     readonly override?: { readonly reason: string };
 }
 
+/** What a condition's outcome says, for whoever says it in another language; `gain` is positive where tuned is better. */
+export type ConditionFinding =
+    | { readonly kind: "compared"; readonly gain: number; readonly allowed: number }
+    | { readonly kind: "first" }
+    | { readonly kind: "broken"; readonly rows: number; readonly of: number }
+    | { readonly kind: "unmeasured" }
+    | {
+          readonly kind: "phrase";
+          readonly prompt: string;
+          readonly phrase: string;
+          readonly says: boolean;
+          readonly forbidden: boolean;
+      }
+    | { readonly kind: "silent"; readonly questions: number };
+
 /** How a condition came out. `difference` and `certainty` are of a paired, seeded bootstrap over the held-out rows. */
 export interface ConditionOutcome {
     /** In words, with both values: "evalLoss 2.1034 against 1.9110 of the base model, worse by 0.1924, allowed 0". */
     readonly text: string;
+    readonly finding: ConditionFinding;
     readonly held: boolean;
     readonly against: "base" | "incumbent" | "threshold" | "phrase";
     readonly metric?: Metric;
@@ -57,12 +73,20 @@ export interface WorseCase {
     readonly other: number;
 }
 
+/** What makes a verdict doubtful, in words and as data; `condition` is the place of one in the verdict's list. */
+export type Warning = { readonly text: string } & (
+    | { readonly kind: "fewRows"; readonly rows: number; readonly least: number }
+    | { readonly kind: "chance"; readonly condition: number; readonly certainty: number }
+    | { readonly kind: "empty"; readonly answers: number; readonly of: number }
+    | { readonly kind: "needlessOverride" }
+);
+
 export interface Verdict {
     readonly decision: "accepted" | "refused" | "overridden" | "ungated";
     readonly conditions: readonly ConditionOutcome[];
     /** Of each condition the rows that lost most, the worst first. */
     readonly worse: readonly WorseCase[];
-    readonly warnings: readonly string[];
+    readonly warnings: readonly Warning[];
     readonly override?: { readonly reason: string };
 }
 
@@ -143,7 +167,8 @@ function compare(
     if (against === "incumbent" && other === undefined) {
         const tuned = mean(rows.flatMap((row) => paired(row, 0)))?.tuned ?? null;
         const words = `${metric} ${shown(metric, tuned)}: there is no incumbent yet`;
-        return { outcome: { text: words, held: true, ...about, tuned, other: null }, worse: [] };
+        const outcome = { text: words, finding: { kind: "first" }, held: true, ...about, tuned, other: null } as const;
+        return { outcome, worse: [] };
     }
     const others = other === undefined ? undefined : rowsOf(other, metric);
     if (others !== undefined && others.length !== rows.length) {
@@ -153,12 +178,18 @@ function compare(
     const means = mean(pairs);
     const broken = rows.filter(({ value, weight }) => value === null && weight > 0).length;
     if (means === undefined || broken > 0) {
-        const words =
+        const said =
             broken > 0
-                ? `${metric} of the tuned model is not a number in ${broken} of ${rows.length} rows`
-                : `${metric} against ${about.against}: no held-out row could be measured`;
+                ? ({
+                      text: `${metric} of the tuned model is not a number in ${broken} of ${rows.length} rows`,
+                      finding: { kind: "broken", rows: broken, of: rows.length },
+                  } as const)
+                : ({
+                      text: `${metric} against ${about.against}: no held-out row could be measured`,
+                      finding: { kind: "unmeasured" },
+                  } as const);
         const values = { tuned: null, other: means?.other ?? null };
-        return { outcome: { text: words, held: false, ...about, ...values }, worse: [] };
+        return { outcome: { ...said, held: false, ...about, ...values }, worse: [] };
     }
     const better = BETTER[metric];
     const allowed = fixed ? 0 : maxRegression;
@@ -175,6 +206,7 @@ function compare(
         .map(({ question, tuned, other: opposite }) => ({ question, ...about, tuned, other: opposite }));
     const outcome = {
         text: inWords(about, means, gainOf(means), maxRegression),
+        finding: { kind: "compared" as const, gain: gainOf(means), allowed },
         ...{ held, ...about, ...means },
         difference: { low: at((1 - CONFIDENCE) / 2), high: at((1 + CONFIDENCE) / 2), confidence: CONFIDENCE },
         certainty: samples.filter((one) => holds(one) === held).length / samples.length,
@@ -248,19 +280,16 @@ function randomNumbers(seed: number): () => number {
 function phrases({ prompt, required, forbidden }: PhraseCondition, tuned: ModelEvaluation): ConditionOutcome[] {
     const answer = tuned.prompts.find((one) => one.prompt === prompt)?.answer ?? "";
     const says = (phrase: string): boolean => folded(answer).includes(folded(phrase));
-    const outcome = (words: string, held: boolean): ConditionOutcome => {
-        return { text: `the answer to "${prompt}" ${words}`, held, against: "phrase", tuned: null, other: null };
+    const outcome = (phrase: string, isForbidden: boolean): ConditionOutcome => {
+        const said = says(phrase);
+        const words = `${said ? "says" : "does not say"} "${phrase}"${isForbidden ? ", which is forbidden" : ""}`;
+        return {
+            text: `the answer to "${prompt}" ${words}`,
+            finding: { kind: "phrase", prompt, phrase, says: said, forbidden: isForbidden },
+            ...{ held: said !== isForbidden, against: "phrase", tuned: null, other: null },
+        };
     };
-    return [
-        ...required.map((phrase) =>
-            says(phrase) ? outcome(`says "${phrase}"`, true) : outcome(`does not say "${phrase}"`, false),
-        ),
-        ...forbidden.map((phrase) =>
-            says(phrase)
-                ? outcome(`says "${phrase}", which is forbidden`, false)
-                : outcome(`does not say "${phrase}", which is forbidden`, true),
-        ),
-    ];
+    return [...required.map((phrase) => outcome(phrase, false)), ...forbidden.map((phrase) => outcome(phrase, true))];
 }
 
 function folded(words: string): string {
@@ -272,25 +301,32 @@ function somethingSaid({ cases, prompts }: ModelEvaluation): ConditionOutcome[] 
     const answers = [...cases, ...prompts];
     if (answers.length === 0 || answers.some(({ answer }) => answer.trim() !== "")) return [];
     const words = `the tuned model answers none of ${answers.length} questions: it says nothing`;
-    return [{ text: words, held: false, against: "phrase", tuned: null, other: null }];
+    const finding = { kind: "silent", questions: answers.length } as const;
+    return [{ text: words, finding, held: false, against: "phrase", tuned: null, other: null }];
 }
 
-function warnings(gate: Gate, conditions: readonly ConditionOutcome[], tuned: ModelEvaluation): string[] {
-    const all: string[] = [];
+function warnings(gate: Gate, conditions: readonly ConditionOutcome[], tuned: ModelEvaluation): Warning[] {
+    const all: Warning[] = [];
     const rows = tuned.losses.length;
     const measured = conditions.some(({ metric }) => metric !== undefined);
     if (measured && rows < gate.minRows) {
-        all.push(`${rows} held-out rows are fewer than ${gate.minRows}: the verdict may be chance`);
+        const words = `${rows} held-out rows are fewer than ${gate.minRows}: the verdict may be chance`;
+        all.push({ text: words, kind: "fewRows", rows, least: gate.minRows });
     }
-    for (const { text: words, held, certainty } of conditions) {
+    for (const [condition, { text: words, held, certainty }] of conditions.entries()) {
         if (!held || certainty === undefined || certainty >= CONFIDENCE) continue;
-        all.push(`may be chance (${Math.round(certainty * 100)} % sure): ${words}`);
+        const sure = `${Math.round(certainty * 100)} % sure`;
+        all.push({ text: `may be chance (${sure}): ${words}`, kind: "chance", condition, certainty });
     }
     const empty = [...tuned.cases, ...tuned.prompts].filter(({ answer }) => answer.trim() === "").length;
     const asked = tuned.cases.length + tuned.prompts.length;
-    if (empty > 0 && empty < asked) all.push(`${empty} of ${asked} answers of the tuned model are empty`);
+    if (empty > 0 && empty < asked) {
+        const words = `${empty} of ${asked} answers of the tuned model are empty`;
+        all.push({ text: words, kind: "empty", answers: empty, of: asked });
+    }
     if (gate.override !== undefined && conditions.every(({ held }) => held)) {
-        all.push("gate.override was not needed: take it away, or it accepts the next model as well");
+        const words = "gate.override was not needed: take it away, or it accepts the next model as well";
+        all.push({ text: words, kind: "needlessOverride" });
     }
     return all;
 }
@@ -323,7 +359,7 @@ export function describeRefusal({ conditions, worse, warnings: warned }: Verdict
         `refused by the gate: ${of} failed`,
         ...lines,
         ...(cases.length > 0 ? ["  the cases that lost most:", ...cases] : []),
-        ...warned.map((words) => `  warning: ${words}`),
+        ...warned.map(({ text: words }) => `  warning: ${words}`),
     ].join("\n");
 }
 

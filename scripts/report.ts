@@ -2,7 +2,7 @@ import * as fs from "node:fs";
 import * as path from "node:path";
 import { pathToFileURL } from "node:url";
 import { Command } from "commander";
-import type { ReportData } from "../pipeline/report/data";
+import { REPORT_VERSION, type ReportData } from "../pipeline/report/data";
 import { generationsOf, historyFolder } from "../pipeline/report/history";
 import { renderMarkdown } from "../pipeline/report/markdown";
 import { UserError } from "../pipeline/user-error";
@@ -37,6 +37,12 @@ export function report(args: readonly string[]): number {
         throw new UserError(`the report of generation ${wanted} of stack ${stack} is gone: there is no ${file}`);
     }
     const text = fs.readFileSync(file, "utf8");
+    const { version } = JSON.parse(text) as { version: number };
+    if (options.markdown && version !== REPORT_VERSION) {
+        throw new UserError(
+            `the report of generation ${wanted} of stack ${stack} was made by another version of Retune: its page is there, ${path.join(folder, "report.html")}, but no Markdown of it`,
+        );
+    }
     if (options.json) process.stdout.write(`${text}\n`);
     else if (options.markdown) process.stdout.write(`${renderMarkdown(JSON.parse(text) as ReportData)}\n`);
     else {

@@ -6,6 +6,9 @@ import type { JsonObject } from "../identity";
  * the same for programs. report.schema.json says this as a JSON schema; a test compares the two.
  */
 
+/** Grows when report.json gets another form. */
+export const REPORT_VERSION = 2;
+
 const list = <Item extends z.ZodType>(item: Item) => z.array(item).readonly();
 const count = z.number().int().min(0);
 const json = z.custom<JsonObject>((value) => typeof value === "object" && value !== null).meta({ type: "object" });
@@ -50,11 +53,37 @@ const interval = z
     .object({ low: z.number(), high: z.number(), confidence: z.number() })
     .describe("of tuned − other: what holds this share of a paired bootstrap's resamples");
 
+const conditionFinding = z
+    .discriminatedUnion("kind", [
+        z.object({ kind: z.literal("compared"), gain: z.number(), allowed: z.number() }),
+        z.object({ kind: z.literal("first") }),
+        z.object({ kind: z.literal("broken"), rows: count, of: count }),
+        z.object({ kind: z.literal("unmeasured") }),
+        z.object({
+            kind: z.literal("phrase"),
+            prompt: z.string(),
+            phrase: z.string(),
+            says: z.boolean(),
+            forbidden: z.boolean(),
+        }),
+        z.object({ kind: z.literal("silent"), questions: count }),
+    ])
+    .describe("the same as data; a gain is positive where the tuned model is better");
+
+const english = { text: z.string().describe("in English") };
+const warning = z.discriminatedUnion("kind", [
+    z.object({ kind: z.literal("fewRows"), ...english, rows: count, least: count }),
+    z.object({ kind: z.literal("chance"), ...english, condition: count, certainty: z.number() }),
+    z.object({ kind: z.literal("empty"), ...english, answers: count, of: count }),
+    z.object({ kind: z.literal("needlessOverride"), ...english }),
+]);
+
 const verdict = z.object({
     decision: z.enum(["accepted", "refused", "overridden", "ungated"]),
     conditions: list(
         z.object({
-            text: z.string().describe("in words, with both values"),
+            text: z.string().describe("in English, with both values"),
+            finding: conditionFinding,
             held: z.boolean(),
             against: z.enum(["base", "incumbent", "threshold", "phrase"]),
             metric: metric.optional(),
@@ -73,7 +102,7 @@ const verdict = z.object({
             other: z.number(),
         }),
     ),
-    warnings: list(z.string()),
+    warnings: list(warning),
     override: z.object({ reason: z.string() }).optional(),
 });
 
@@ -116,7 +145,7 @@ const curves = z.object({
 export type Curves = z.infer<typeof curves>;
 
 export const reportSchema = z.object({
-    version: z.literal(1),
+    version: z.literal(REPORT_VERSION),
     stack: z.string(),
     at: time,
     language: z.enum(["en", "zh"]),

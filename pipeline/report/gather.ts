@@ -8,7 +8,14 @@ import { isObject, parseJson, type JsonObject } from "../identity";
 import type { SessionEntry } from "../stage";
 import { readJson, type Metrics, type Result, type Store } from "../store/store";
 import { UserError } from "../user-error";
-import type { Curves, Language, ModelEvaluation, ReportData, ReportStage } from "./data";
+import {
+    REPORT_VERSION,
+    type Curves,
+    type Language,
+    type ModelEvaluation,
+    type ReportData,
+    type ReportStage,
+} from "./data";
 
 export const REPORTED = ["dataset", "model", "training", "evaluation", "export"] as const;
 export type Reported = (typeof REPORTED)[number];
@@ -59,7 +66,7 @@ export async function gather(store: Store, { stack, notice, language, keys, sess
     const spent = spentBy(store.home, stack);
     const settings = (await store.job(keys.training))?.parameters ?? {};
     return {
-        version: 1,
+        version: REPORT_VERSION,
         stack,
         at: new Date().toISOString(),
         language,

@@ -7,7 +7,7 @@ export function renderMarkdown(data: ReportData): string {
     const words = wordsOf(data.language);
     const { verdict, differences, stages, incumbent } = data;
     const mark = { accepted: "✅", ungated: "✅", overridden: "⚠️", refused: "❌" }[verdict.decision];
-    const conditions = verdict.conditions.map(({ held, text }) => `- ${held ? "✅" : "❌"} ${escaped(text)}`);
+    const conditions = verdict.conditions.map((one) => `- ${one.held ? "✅" : "❌"} ${escaped(words.condition(one))}`);
     const metrics = [...new Set(differences.map(({ metric }) => metric))];
     const against = incumbent === undefined ? (["base"] as const) : (["base", "incumbent"] as const);
     const head = [
@@ -36,7 +36,7 @@ export function renderMarkdown(data: ReportData): string {
         [words.decided[verdict.decision]],
         override ?? [],
         conditions,
-        verdict.warnings.map((warning) => `> ${escaped(warning)}`),
+        verdict.warnings.map((one) => `> ${escaped(words.warning(one, verdict.conditions))}`),
         rows.length === 0 ? [] : table.map((cells) => `| ${cells.join(" | ")} |`),
         changes,
         data.notice === "" ? [] : [`_${escaped(data.notice)}_`],

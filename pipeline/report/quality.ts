@@ -70,12 +70,12 @@ export function verdict(data: ReportData): Html {
                           ${listed}
                       </ul>`
         }
-        ${warnings.map((warning) => html`<p class="warning">${inline(warning)}</p>`)}`;
+        ${warnings.map((one) => html`<p class="warning">${inline(words.warning(one, conditions))}</p>`)}`;
 }
 
 function condition(one: ReportData["verdict"]["conditions"][number], words: Words): Html {
     const { metric, against, tuned, other, difference: interval } = one;
-    if (metric === undefined || against === "phrase" || tuned === null) return inline(one.text);
+    if (metric === undefined || against === "phrase" || tuned === null) return inline(words.condition(one));
     const { format } = measures[metric];
     const name = words.metric[metric];
     if (other === null) return html`${words.noIncumbent(name)}`;

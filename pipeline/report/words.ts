@@ -14,7 +14,8 @@ export function wordsOf(language: Language): Words {
 }
 
 export type Metric = "evalLoss" | "bleu4" | "rouge1" | "rouge2" | "rougeL" | "judge";
-type Decision = ReportData["verdict"]["decision"];
+type Verdict = ReportData["verdict"];
+type Decision = Verdict["decision"];
 type Action = ReportStage["action"];
 type Change = "better" | "worse" | "the same" | "unsure";
 type Model = "base" | "incumbent" | "tuned";
@@ -104,6 +105,9 @@ const english = {
     between: (low: string, high: string, percent: number): string =>
         `difference between ${low} and ${high} (${percent} % sure)`,
     noIncumbent: (metric: string): string => `${metric}: there is no incumbent to compare with yet`,
+    /** The gate's own sentences are English. */
+    condition: ({ text }: Verdict["conditions"][number]): string => text,
+    warning: ({ text }: Verdict["warnings"][number], _conditions: Verdict["conditions"]): string => text,
     better: "Better than the base model",
     worse: "Worse than the base model",
     mixed: "Better in one measure, worse in another",
@@ -328,6 +332,53 @@ const chinese: Words = {
     },
     between: (low, high, percent) => `差值在 ${low} 与 ${high} 之间（置信度 ${percent} %）`,
     noIncumbent: (metric) => `${metric}：还没有现任模型可比较`,
+    condition: ({ finding, metric, against, tuned, other }) => {
+        const name = metric === undefined ? "" : chinese.metric[metric];
+        const shown = (value: number | null): string =>
+            value === null ? "未知" : value.toFixed(metric === "evalLoss" ? 4 : 2);
+        switch (finding.kind) {
+            case "compared": {
+                const { gain, allowed } = finding;
+                const values = chinese.against(
+                    name,
+                    shown(tuned),
+                    shown(other),
+                    against === "phrase" ? "threshold" : against,
+                );
+                if (Number(shown(gain)) === 0) return `${values}：相同`;
+                const by = `${gain < 0 ? "更差，相差" : "更好，相差"} ${shown(Math.abs(gain))}`;
+                return `${values}：${by}${gain < 0 && against !== "threshold" ? `，允许 ${allowed}` : ""}`;
+            }
+            case "first":
+                return chinese.noIncumbent(name);
+            case "broken":
+                return `微调模型的${name}在 ${count(finding.of)} 行中有 ${count(finding.rows)} 行不是数值`;
+            case "unmeasured":
+                return `${name}：没有可以测量的测试数据`;
+            case "phrase": {
+                const { prompt, phrase, says, forbidden } = finding;
+                const required = forbidden ? "不得包含" : "必须包含";
+                return `对“${prompt}”的回答${says ? "包含" : "不包含"}“${phrase}”（${required}）`;
+            }
+            case "silent":
+                return `微调模型对 ${count(finding.questions)} 个问题都没有回答任何内容`;
+        }
+    },
+    warning: (one, conditions) => {
+        switch (one.kind) {
+            case "fewRows":
+                return `测试数据只有 ${count(one.rows)} 行，少于 ${count(one.least)} 行：结论可能是偶然`;
+            case "chance": {
+                const condition = conditions[one.condition];
+                const sure = `可能是偶然（置信度 ${Math.round(one.certainty * 100)} %）`;
+                return condition === undefined ? sure : `${sure}：${chinese.condition(condition)}`;
+            }
+            case "empty":
+                return `微调模型的 ${count(one.of)} 个回答中有 ${count(one.answers)} 个为空`;
+            case "needlessOverride":
+                return "gate.override 并不需要：请删除，否则下一个模型也会被放行";
+        }
+    },
     better: "优于基础模型",
     worse: "不如基础模型",
     mixed: "有的指标更好，有的更差",

@@ -36,6 +36,7 @@ describe("a verdict", () => {
             { text: "evalLoss 1.2000 against 2.0975 of the incumbent: better by 0.8975", held: true, certainty: 1 },
         ]);
         const [base] = verdict.conditions;
+        expect(base?.finding).toEqual({ kind: "compared", gain: expect.closeTo(1.95) as number, allowed: 0 });
         expect(base?.difference?.low).toBeGreaterThan(-2.05);
         expect(base?.difference?.low).toBeLessThan(-1.95);
         expect(base?.difference?.high).toBeGreaterThan(-1.95);
@@ -47,7 +48,7 @@ describe("a verdict", () => {
         const verdict = judge(gate(lenient), { base: model([2, 2]), tuned: model([1, 1]), incumbent: undefined });
         expect(verdict.decision).toBe("accepted");
         expect(verdict.conditions[1]).toEqual({
-            ...{ text: "evalLoss 1.0000: there is no incumbent yet", held: true },
+            ...{ text: "evalLoss 1.0000: there is no incumbent yet", finding: { kind: "first" }, held: true },
             ...{ against: "incumbent", metric: "evalLoss", tuned: 1, other: null },
         });
     });
@@ -119,6 +120,9 @@ describe("a verdict", () => {
             ['the answer to "A cold?" says "WATER", which is forbidden', false],
             ['the answer to "A cold?" does not say "antibiotics", which is forbidden', true],
         ]);
+        expect(verdict.conditions[2]?.finding).toEqual({
+            ...{ kind: "phrase", prompt: "A cold?", phrase: "WATER", says: true, forbidden: true },
+        });
         expect(describeRefusal(verdict).split("\n")[0]).toBe("refused by the gate: 2 of 4 conditions failed");
     });
 
@@ -127,13 +131,14 @@ describe("a verdict", () => {
         expect(silent.decision).toBe("refused");
         expect(silent.conditions.at(-1)).toMatchObject({
             text: "the tuned model answers none of 2 questions: it says nothing",
+            finding: { kind: "silent", questions: 2 },
             held: false,
         });
         const half = { ...model([1]), prompts: [{ prompt: "A cold?", answer: "", complete: true }] };
         const verdict = judge(gate(lenient), { base: model([2]), tuned: half, incumbent: undefined });
         expect(verdict).toMatchObject({
             decision: "accepted",
-            warnings: ["1 of 2 answers of the tuned model are empty"],
+            warnings: [{ text: "1 of 2 answers of the tuned model are empty", kind: "empty", answers: 1, of: 2 }],
         });
     });
 
@@ -143,6 +148,7 @@ describe("a verdict", () => {
         expect(verdict.decision).toBe("refused");
         expect(verdict.conditions[0]).toEqual({
             ...{ text: "evalLoss of the tuned model is not a number in 1 of 2 rows", held: false },
+            finding: { kind: "broken", rows: 1, of: 2 },
             ...{ against: "base", metric: "evalLoss", tuned: null, other: 2 },
         });
         const cut = (one: ModelEvaluation): ModelEvaluation => ({
@@ -156,15 +162,22 @@ describe("a verdict", () => {
     test("nothing to measure is no success", () => {
         const verdict = judge(gate({}), { base: model([]), tuned: model([]), incumbent: undefined });
         expect(verdict.decision).toBe("refused");
-        expect(verdict.conditions[0]?.text).toBe("evalLoss against base: no held-out row could be measured");
+        expect(verdict.conditions[0]).toMatchObject({
+            text: "evalLoss against base: no held-out row could be measured",
+            finding: { kind: "unmeasured" },
+        });
     });
 
     test("too few rows, and a difference that may be chance, are warned of", () => {
         const models = { base: model([1, 3, 1, 3]), tuned: model([0.5, 3.4, 0.9, 3]), incumbent: undefined };
         const { decision, warnings } = judge(gate({ against: "base" }), models);
         expect(decision).toBe("accepted");
-        expect(warnings[0]).toBe("4 held-out rows are fewer than 30: the verdict may be chance");
-        expect(warnings[1]).toMatch(
+        expect(warnings[0]).toEqual({
+            text: "4 held-out rows are fewer than 30: the verdict may be chance",
+            ...{ kind: "fewRows", rows: 4, least: 30 },
+        });
+        expect(warnings[1]).toMatchObject({ kind: "chance", condition: 0 });
+        expect(warnings[1]?.text).toMatch(
             /^may be chance \(\d\d % sure\): evalLoss 1\.9500 against 2\.0000 of the base model/,
         );
     });
@@ -177,7 +190,10 @@ describe("a verdict", () => {
         expect(fine.decision).toBe("accepted");
         expect(fine).not.toHaveProperty("override");
         expect(fine.warnings).toEqual([
-            "gate.override was not needed: take it away, or it accepts the next model as well",
+            {
+                text: "gate.override was not needed: take it away, or it accepts the next model as well",
+                kind: "needlessOverride",
+            },
         ]);
     });
 

@@ -106,6 +106,12 @@ describe("three generations, one of them refused", () => {
             failed("there is no generation 9 of stack dev, there is 1 to 3"),
         );
         const file = path.join(home, "history", "dev", "3", "report.json");
+        fs.writeFileSync(file, JSON.stringify({ ...data, version: 1 }));
+        expect(run(home, "--markdown")).toEqual(
+            failed(
+                `the report of generation 3 of stack dev was made by another version of Retune: its page is there, ${path.join(path.dirname(file), "report.html")}, but no Markdown of it`,
+            ),
+        );
         fs.rmSync(file);
         expect(run(home, "--markdown")).toEqual(
             failed(`the report of generation 3 of stack dev is gone: there is no ${file}`),

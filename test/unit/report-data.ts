@@ -59,7 +59,7 @@ const tuned = evaluation("tuned", { evalLoss: 0.5904, bleu4: 27.9, rouge1: 48, r
 const none = { rows: 0, examples: [] };
 
 export const data: ReportData = {
-    version: 1,
+    version: 2,
     language: "en",
     stack: "dev",
     at,
@@ -159,6 +159,7 @@ export const refused: ReportData = (() => {
             conditions: [
                 {
                     text: "evalLoss 0.5904 against 3.7612 of the base model: better by 3.1708",
+                    finding: { kind: "compared", gain: 3.1708, allowed: 0 },
                     held: true,
                     ...{ against: "base", metric: "evalLoss", tuned: 0.5904, other: 3.7612 },
                     difference: { low: -3.2, high: -3.1, confidence: 0.95 },
@@ -166,6 +167,7 @@ export const refused: ReportData = (() => {
                 },
                 {
                     text: "evalLoss 0.5904 against 0.4800 of the incumbent: worse by 0.1104, where 0 is allowed",
+                    finding: { kind: "compared", gain: -0.1104, allowed: 0 },
                     held: false,
                     ...{ against: "incumbent", metric: "evalLoss", tuned: 0.5904, other: 0.48 },
                     difference: { low: 0.1, high: 0.12, confidence: 0.95 },
@@ -173,12 +175,24 @@ export const refused: ReportData = (() => {
                 },
                 {
                     text: 'the answer to "感冒了应该怎么办？" does not say "医生"',
+                    finding: {
+                        kind: "phrase",
+                        prompt: "感冒了应该怎么办？",
+                        phrase: "医生",
+                        says: false,
+                        forbidden: false,
+                    },
                     held: false,
                     ...{ against: "phrase", tuned: null, other: null },
                 },
             ],
             worse: [],
-            warnings: ["20 held-out rows are fewer than 30: the verdict may be chance"],
+            warnings: [
+                {
+                    text: "20 held-out rows are fewer than 30: the verdict may be chance",
+                    ...{ kind: "fewRows", rows: 20, least: 30 },
+                },
+            ],
         },
     };
 })();
@@ -193,6 +207,8 @@ export const nothingHeldOut: ModelEvaluation = {
 const evil = `<script>alert(1)</script><img src=http://a.example/b onerror="x">'&amp;`;
 const arabic = "مرحبا بالعالم";
 
+const hostileFinding = { kind: "phrase", prompt: evil, phrase: arabic, says: true, forbidden: true } as const;
+
 /** With markup, right-to-left text, emoji and endless words wherever data can be. */
 export const hostile: ReportData = {
     ...data,
@@ -201,8 +217,8 @@ export const hostile: ReportData = {
     verdict: {
         ...refused.verdict,
         decision: "overridden",
-        conditions: [{ text: evil, held: false, against: "phrase", tuned: null, other: null }],
-        warnings: [evil],
+        conditions: [{ text: evil, finding: hostileFinding, held: false, against: "phrase", tuned: null, other: null }],
+        warnings: [{ text: evil, kind: "needlessOverride" }],
         override: { reason: evil },
     },
     stages: [

@@ -413,8 +413,69 @@ describe("in Chinese", () => {
         expect(text).toContain("被拒绝 有门槛条件未满足");
         expect(text).toContain("本次更新用时 3 分 4 秒；预计 2 分 30 秒。");
         expect(text).toContain("丢弃： question 重复 301");
+        expect(text).toContain("未满足 对“感冒了应该怎么办？”的回答不包含“医生”（必须包含）");
+        expect(text).toContain("测试数据只有 20 行，少于 30 行：结论可能是偶然");
         const page = await renderReport({ ...data, language: "zh" });
         expect(page).toContain('<html lang="zh">');
         expect(page).not.toMatch(/>\s*(Verdict|Answers|Stages|Curves|Metrics|Data set|Provenance|Base model|Took)\b/);
+    });
+
+    // As the gate says them: each kind of finding and warning once.
+    test("the gate's sentences are made of its data", () => {
+        const { condition, warning } = wordsOf("zh");
+        const about = { text: "in English", held: false, against: "base", metric: "evalLoss" } as const;
+        const compared = {
+            ...about,
+            tuned: 0.59,
+            other: 0.48,
+            finding: { kind: "compared", gain: -0.11, allowed: 0.05 },
+        } as const;
+        const none = { ...about, tuned: null, other: null };
+        const phrase = { prompt: "A cold?", phrase: "water" };
+        expect(
+            [
+                compared,
+                { ...compared, held: true, tuned: 0.4, finding: { kind: "compared", gain: 0.08, allowed: 0 } },
+                {
+                    ...compared,
+                    held: true,
+                    metric: "rougeL",
+                    tuned: 0.48,
+                    finding: { kind: "compared", gain: 0, allowed: 0 },
+                },
+                { ...compared, against: "threshold", finding: { kind: "compared", gain: -0.11, allowed: 0 } },
+                { ...none, against: "incumbent", tuned: 0.59, finding: { kind: "first" } },
+                { ...none, finding: { kind: "broken", rows: 2, of: 1000 } },
+                { ...none, finding: { kind: "unmeasured" } },
+                { ...none, against: "phrase", finding: { kind: "phrase", ...phrase, says: true, forbidden: true } },
+                { ...none, against: "phrase", finding: { kind: "silent", questions: 4 } },
+            ].map((one) => condition(one as Parameters<typeof condition>[0])),
+        ).toEqual([
+            "测试损失 0.5900，基础模型为 0.4800：更差，相差 0.1100，允许 0.05",
+            "测试损失 0.4000，基础模型为 0.4800：更好，相差 0.0800",
+            "ROUGE-L 0.48，基础模型为 0.48：相同",
+            "测试损失 0.5900，界限为 0.4800：更差，相差 0.1100",
+            "测试损失：还没有现任模型可比较",
+            "微调模型的测试损失在 1,000 行中有 2 行不是数值",
+            "测试损失：没有可以测量的测试数据",
+            "对“A cold?”的回答包含“water”（不得包含）",
+            "微调模型对 4 个问题都没有回答任何内容",
+        ]);
+        const text = "in English";
+        expect(
+            (
+                [
+                    { kind: "fewRows", text, rows: 4, least: 30 },
+                    { kind: "chance", text, condition: 0, certainty: 0.863 },
+                    { kind: "empty", text, answers: 1, of: 4 },
+                    { kind: "needlessOverride", text },
+                ] as const
+            ).map((one) => warning(one, [compared])),
+        ).toEqual([
+            "测试数据只有 4 行，少于 30 行：结论可能是偶然",
+            "可能是偶然（置信度 86 %）：测试损失 0.5900，基础模型为 0.4800：更差，相差 0.1100，允许 0.05",
+            "微调模型的 4 个回答中有 1 个为空",
+            "gate.override 并不需要：请删除，否则下一个模型也会被放行",
+        ]);
     });
 });
