@@ -71,7 +71,10 @@ const service = enabled
     : undefined;
 
 const stages = { dataset, model, training, evaluation, export: merged };
-const page = new Report("report", { stack: getStack(), notice: recipe.notice, ...configuration.report, stages });
+const page = new Report("report", {
+    ...{ stack: getStack(), notice: recipe.notice, ...configuration.report, stages },
+    ...(service === undefined ? {} : { service }),
+});
 
 export const trained = training.uri;
 export const exported = merged.uri;

@@ -29,6 +29,8 @@ const fields = {
     digests: perStage(digest("the digest of a stage")),
     /** Where the store has what the digests were made by. */
     keys: perStage(digest("the key of a stage")),
+    /** Of the service, where the stack has one: what it serves and how, and its address on the target. */
+    service: z.strictObject({ key: digest("the key of a service"), address: text("an address") }).optional(),
     tools: jsonObject().optional(),
 };
 
@@ -42,16 +44,16 @@ export const report: Stage<Inputs> = {
     kind: "Report",
     fields,
     transport: ["keys"],
-    tools: () => ({ contract: 3 }),
+    tools: () => ({ contract: 4 }),
 
-    work({ stack, notice, language, keys }) {
+    work({ stack, notice, language, keys, service }) {
         return {
             on: "client",
             inPreview: "unknown",
             async run({ store, session, folder }) {
                 const { gather } = await import("./report/gather");
                 const { renderReport } = await import("./report/render");
-                const data = await gather(store, { stack, notice, language, keys, session });
+                const data = await gather(store, { stack, notice, language, keys, session, service: service?.address });
                 const page = path.join(folder, "report.html");
                 await fs.promises.writeFile(page, await renderReport(data));
                 await writeJson(path.join(folder, "report.json"), data);

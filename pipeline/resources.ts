@@ -97,14 +97,16 @@ export class Report extends StageResource {
         name: string,
         args: Pick<ReportArgs, "stack" | "notice" | "language"> & {
             readonly stages: Readonly<Record<keyof ReportArgs["keys"], StageResource>>;
+            readonly service?: Service;
         },
         options?: CustomResourceOptions,
     ) {
-        const { stages, ...rest } = args;
+        const { stages, service, ...rest } = args;
         const all = Object.entries(stages);
         const digests = Object.fromEntries(all.map(([stage, { digest }]) => [stage, digest]));
         const keys = Object.fromEntries(all.map(([stage, { key }]) => [stage, key]));
-        super("Report", name, { ...rest, digests, keys }, options);
+        const served = service === undefined ? {} : { service: { key: service.key, address: service.uri } };
+        super("Report", name, { ...rest, digests, keys, ...served }, options);
         reported.push(rest);
     }
 }

@@ -18,7 +18,7 @@ export interface ClientContext {
 
 /** What a stage did in the update that is going on, for the report. */
 export interface SessionEntry {
-    readonly action: "ran" | "cached" | "attached" | "refused";
+    readonly action: "ran" | "cached" | "attached" | "refused" | "failed" | "skipped";
     /** Of all that was run for it; 0 where that was nothing. */
     readonly seconds: number;
     /** Of that time, in the money of the target's price; undefined where it has none. */

@@ -20,8 +20,12 @@ export async function keepReport(
     const of = (name: string): StageOutcome | undefined => stages.find((one) => one.name === name);
     const page = stages.find(({ type }) => type === "finetune:pipeline:Report");
     const isRefused = stages.some(({ action }) => action === "refused");
-    const isNew = page?.action === "ran" || page?.action === "cached" || page?.action === "attached";
-    if (!isNew && !isRefused) return undefined;
+    const isDone = ({ action }: StageOutcome): boolean => ["ran", "cached", "attached"].includes(action);
+    // A service that does not come up keeps the report from its turn as well, but not the model from being there.
+    const service = of("service");
+    const isUnserved = service?.action === "failed" && stages.some(isDone);
+    const isNew = page !== undefined && isDone(page);
+    if (!isNew && !isRefused && !isUnserved) return undefined;
     const store = new Store(home);
     const { generationsOf, keepGeneration, pageOf } = await import("../pipeline/report/history");
     if (page?.action === "ran" && page.digest !== undefined) {
@@ -43,7 +47,8 @@ export async function keepReport(
     const session = new Map(stages.flatMap((one) => sessionOf(one)));
     const { gather } = await import("../pipeline/report/gather");
     const { renderReport } = await import("../pipeline/report/render");
-    const data = await gather(store, { ...report, keys, session });
+    const address = service !== undefined && service.action !== "skipped" ? service.uri : undefined;
+    const data = await gather(store, { ...report, keys, session, service: address });
     return keepGeneration(home, data, await renderReport(data));
 }
 
@@ -55,13 +60,17 @@ async function judgementOf(store: Store, trained: string | undefined): Promise<s
     return undefined;
 }
 
-function sessionOf({ name, action, seconds, cost, reasons }: StageOutcome): [string, SessionEntry][] {
+function sessionOf({ name, action, seconds, cost, reasons, error }: StageOutcome): [string, SessionEntry][] {
     switch (action) {
         case "ran":
         case "cached":
         case "attached":
         case "refused":
             return [[name, { action, seconds: seconds ?? 0, cost, reasons: reasons.map(describeReason) }]];
+        case "failed":
+            return [[name, { action, seconds: 0, reasons: (error ?? "").split("\n").slice(0, 1) }]];
+        case "skipped":
+            return [[name, { action, seconds: 0, reasons: [] }]];
         default:
             return [];
     }

@@ -58,7 +58,8 @@ export class Interrupted extends Error {
  * made of in its own file. Inputs and outputs are as Pulumi stores them.
  */
 export class Lifecycle {
-    private readonly session = new Map<string, SessionEntry>();
+    /** What the stages have done so far. */
+    readonly session = new Map<string, SessionEntry>();
     private readonly cancellation = new AbortController();
     private readonly executors = new Map<string, Promise<Executor>>();
     private readonly mirrors = new Map<string, Mirror>();
@@ -454,6 +455,6 @@ function stageOf(urn: string): Stage {
     return stage;
 }
 
-function nameOf(urn: string): string {
+export function nameOf(urn: string): string {
     return urn.slice(urn.lastIndexOf("::") + 2);
 }

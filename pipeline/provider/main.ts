@@ -86,7 +86,7 @@ async function loaded(kind: string): Promise<ResourceLifecycle> {
         case "Offer":
             return new (await import("./offer")).OfferLifecycle(log);
         case "Service":
-            return new (await import("./service")).ServiceLifecycle(store, log, lifecycle.cancelled);
+            return new (await import("./service")).ServiceLifecycle(store, log, lifecycle.cancelled, lifecycle.session);
         default:
             throw new UserError(`there is no kind of infrastructure ${kind}`);
     }

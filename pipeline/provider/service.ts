@@ -6,10 +6,11 @@ import { machineFor } from "../executor/executors";
 import type { Machine, ServiceStart, ServiceStatus } from "../executor/machine";
 import { hasUnknown, keyOf, UNKNOWN, type Json, type JsonObject } from "../identity";
 import { serviceFields, serviceTools, servingProgram, servingSources } from "../service";
+import type { SessionEntry } from "../stage";
 import type { Store } from "../store/store";
 import { UserError } from "../user-error";
 import { Detached, orDetached, placeOf } from "./ensure";
-import { checkFields, driftOf, Interrupted, type Checked, type Log, type ResourceLifecycle } from "./lifecycle";
+import { checkFields, driftOf, Interrupted, nameOf, type Checked, type Log, type ResourceLifecycle } from "./lifecycle";
 import { plain, withoutNulls } from "./values";
 
 const SECOND = 1000;
@@ -25,6 +26,7 @@ export class ServiceLifecycle implements ResourceLifecycle {
         private readonly store: Store,
         private readonly log: Log,
         readonly cancelled: AbortSignal,
+        private readonly session: Map<string, SessionEntry>,
     ) {}
 
     check(_urn: string, news: JsonObject): Promise<Checked> {
@@ -38,9 +40,13 @@ export class ServiceLifecycle implements ResourceLifecycle {
 
     preview(urn: string, news: JsonObject, olds: JsonObject | undefined, oldInputs: JsonObject | undefined) {
         const inputs = plain(news);
-        this.log(urn, `would ${olds === undefined ? "start" : `swap: ${why(olds, oldInputs ?? {}, inputs)}`}`, {
-            ephemeral: false,
-        });
+        this.log(
+            urn,
+            `would ${olds === undefined ? "start" : `swap: ${why(olds, oldInputs ?? {}, inputs).join("; ")}`}`,
+            {
+                ephemeral: false,
+            },
+        );
         const { model, port } = inputs;
         const key = hasUnknown(identityOf(inputs)) ? UNKNOWN : keyOf("Service", identityOf(inputs));
         return Promise.resolve({ key, digest: model, uri: uriOf(port), action: "would-run" });
@@ -69,15 +75,19 @@ export class ServiceLifecycle implements ResourceLifecycle {
             const start = await machine.serve({ port, owner: ownerOf(urn), job, programs: servingSources() });
             const { boot } = await this.follow(machine, port, key, start, progress);
             await this.leave(urn, oldInputs, { target, port, boot });
+            const action = start.started ? "ran" : "attached";
+            const seconds = start.started ? Math.round((Date.now() - began) / 100) / 10 : 0;
+            const reasons = olds === undefined ? [] : why(olds, oldInputs ?? {}, plain(news));
+            this.session.set(nameOf(urn), { action, seconds, reasons });
             return {
                 key,
                 digest: model,
                 uri: uriOf(port),
                 keyFile: path.posix.join(target.type === "ssh" ? target.home : this.store.home, keyFileOf(port)),
                 facts: { backend, port, ...(target.type === "ssh" ? { at: target.host } : {}) },
-                seconds: start.started ? Math.round((Date.now() - began) / 100) / 10 : 0,
+                seconds,
                 finishedAt: new Date().toISOString(),
-                action: start.started ? "ran" : "attached",
+                action,
             };
         } catch (error) {
             if (error instanceof Detached) throw new Interrupted(olds ?? {});
@@ -180,10 +190,10 @@ function changes(old: JsonObject, now: JsonObject): Change[] {
     return changesBetween(before ?? {}, after ?? {});
 }
 
-function why(olds: JsonObject, oldInputs: JsonObject, inputs: JsonObject): string {
+function why(olds: JsonObject, oldInputs: JsonObject, inputs: JsonObject): string[] {
     const said = changes(plain(oldInputs), inputs).map(describeChange);
     if (typeof olds["drift"] === "string") said.push(`repairs: ${olds["drift"]}`);
-    return said.length > 0 ? said.join("; ") : "the last update did not come to its end";
+    return said.length > 0 ? said : ["the last update did not come to its end"];
 }
 
 function driftSeen(status: ServiceStatus, key: string): string | undefined {
@@ -223,6 +233,6 @@ function keyFileOf(port: number): string {
 
 /** Of urn:pulumi:dev::retune::finetune:pipeline:Service::service, for people: stack dev (service). */
 function ownerOf(urn: string): string {
-    const [start = "", , , name = ""] = urn.split("::");
-    return `stack ${start.slice("urn:pulumi:".length)} (${name})`;
+    const [start = ""] = urn.split("::");
+    return `stack ${start.slice("urn:pulumi:".length)} (${nameOf(urn)})`;
 }

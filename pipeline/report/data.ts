@@ -124,7 +124,7 @@ const stage = z.object({
     name: z.string(),
     kind: z.string(),
     after: list(z.string()).describe("names of the stages whose results it takes in"),
-    action: z.enum(["ran", "cached", "attached", "unchanged", "refused", "skipped"]),
+    action: z.enum(["ran", "cached", "attached", "unchanged", "refused", "failed", "skipped"]),
     /** Of all that this update ran for it; of one that it did not run, of the run that made the result. */
     seconds: z.number(),
     /** What earlier runs had let one expect of this one. */
@@ -133,7 +133,7 @@ const stage = z.object({
     /** Why this update looked at it, in words. */
     reasons: list(z.string()),
     host: host.optional(),
-    /** None of a stage that was skipped. */
+    /** None of a stage that was skipped, nor of a service. */
     made: z.object({ run: z.string(), digest: z.string(), finishedAt: time }).optional(),
 });
 export type ReportStage = z.infer<typeof stage>;
@@ -167,6 +167,7 @@ export const reportSchema = z.object({
         .object({ amount: z.number(), budget: z.number().optional() })
         .optional()
         .describe("what all its machines have cost up to now, in dollars"),
+    cost: z.number().optional().describe("of all stages together"),
     settings: json.describe("of the training"),
     training: curves,
     /** What interruptions of the training have cost: done after the last checkpoint, and again. */
@@ -208,6 +209,10 @@ export const reportSchema = z.object({
             enableThinking: z.boolean().optional(),
         })
         .optional(),
+    service: z
+        .object({ address: z.string().describe("on the loopback of the target") })
+        .optional()
+        .describe("where the stack has one that serves"),
     provenance: json.describe("the manifest of the merged model: digests, versions, sources"),
 });
 export type ReportData = z.infer<typeof reportSchema>;

@@ -138,21 +138,53 @@ export function settingsTable({ settings, language }: ReportData): Html {
 export function usage(data: ReportData): Html {
     const words = wordsOf(data.language);
     const { exported } = data;
+    const stack = `--stack ${named(data.stack)}`;
     if (exported === undefined) {
         return html`<p>${words.refusedModel}</p>
-            <p><code class="path">${data.trained}</code></p>`;
+            <p><code class="path">${data.trained}</code></p>
+            <h3>${words.talkToBoth}</h3>
+            <pre><code>npm run chat -- ${stack} --compare incumbent</code></pre>`;
     }
     const { folder, files, bytes: size, parity } = exported;
     return html`<p><code class="path">${folder}</code></p>
         <p>${words.files(files)}, ${bytes(size)}. ${parityText(parity, words)}</p>
+        <h3>${words.inChat}</h3>
+        <pre><code>npm run chat -- ${stack}</code></pre>
+        <h3>${words.inWebUi}</h3>
+        <pre><code>npm run webui -- ${stack}</code></pre>
+        ${api(data)}
         <h3>${words.inTerminal}</h3>
         <pre><code>${chat(exported)}</code></pre>
         <h3>${words.inPython}</h3>
         <pre><code>${snippet(data, exported)}</code></pre>
-        <h3>${words.asApi(data.stack)}</h3>
-        <pre><code>npm run up -- --stack ${quote(data.stack)}</code></pre>
         <h3>${words.check}</h3>
         <pre><code>cd ${quote(folder)} && sha256sum -c SHA256SUMS</code></pre>`;
+}
+
+function api({ stack, service, tuned, exported, language }: ReportData): Html {
+    const words = wordsOf(language);
+    if (service === undefined) {
+        return html`<h3>${words.notServed(stack)}</h3>
+            <pre><code>npm run up -- --stack ${named(stack)}</code></pre>`;
+    }
+    const content = questionOf(tuned, exported?.instruction ?? "");
+    const request = JSON.stringify({ model: "retune", messages: [{ role: "user", content }] });
+    return html`<h3>${words.asApi}</h3>
+        <p>${words.servedAs(service.address)}</p>
+        <pre><code>npm run api -- --stack ${named(stack)}</code></pre>
+        <p>${words.thenAsk}</p>
+        <pre><code>curl ADDRESS/chat/completions -H "Authorization: Bearer $(cat KEYFILE)" -H 'Content-Type: application/json' -d ${quote(request)}</code></pre>`;
+}
+
+/** The name of a stack in a command. */
+function named(stack: string): string {
+    return /^[\w.-]+$/.test(stack) ? stack : quote(stack);
+}
+
+/** The first of the fixed prompts, put as the rows of the data set are. */
+function questionOf(tuned: ReportData["tuned"], instruction: string): string {
+    const question = tuned.prompts[0]?.prompt ?? "Hello";
+    return instruction === "" ? question : `${instruction}\n${question}`;
 }
 
 type Exported = NonNullable<ReportData["exported"]>;
@@ -171,8 +203,7 @@ function chat({ folder, template, enableThinking }: Exported): string {
 }
 
 function snippet({ tuned }: ReportData, { folder, instruction, enableThinking }: Exported): string {
-    const question = tuned.prompts[0]?.prompt ?? "Hello";
-    const content = instruction === "" ? question : `${instruction}\n${question}`;
+    const content = questionOf(tuned, instruction);
     const thinking = enableThinking === false ? "\n    enable_thinking=False," : "";
     // Every string of JSON is one of Python.
     return `from transformers import AutoModelForCausalLM, AutoTokenizer

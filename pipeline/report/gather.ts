@@ -35,12 +35,15 @@ export interface Subject {
     readonly language: Language;
     /** Where the store has the results; there is no export of a model that was refused. */
     readonly keys: Readonly<Record<Exclude<Reported, "export">, string>> & { readonly export?: string };
+    /** The address of the stack's service, where it has one. */
+    readonly service?: string | undefined;
     /** What the stages did in the update that the report is of, by name. */
     readonly session: ReadonlyMap<string, SessionEntry>;
 }
 
 /** Takes from the store what there is to say about a model. Throws UserError where a run or an artifact is gone or altered. */
-export async function gather(store: Store, { stack, notice, language, keys, session }: Subject): Promise<ReportData> {
+export async function gather(store: Store, subject: Subject): Promise<ReportData> {
+    const { stack, notice, language, keys, service, session } = subject;
     const resultOf = async (name: Reported, key: string): Promise<Result> => {
         const result = await store.result(key);
         if (result !== undefined) return result;
@@ -65,6 +68,9 @@ export async function gather(store: Store, { stack, notice, language, keys, sess
     const asked = (await store.job(keys.evaluation))?.parameters ?? {};
     const spent = spentBy(store.home, stack);
     const settings = (await store.job(keys.training))?.parameters ?? {};
+    const stages = REPORTED.map((name) => stageOf(name, results[name], session.get(name)));
+    const served = serviceStage(service, session.get("service"));
+    const costs = stages.flatMap(({ cost }) => cost ?? []);
     return {
         version: REPORT_VERSION,
         stack,
@@ -73,7 +79,8 @@ export async function gather(store: Store, { stack, notice, language, keys, sess
         notice,
         verdict: judged.verdict,
         differences: differencesOf(judged),
-        stages: REPORTED.map((name) => stageOf(name, results[name], session.get(name))),
+        stages: served === undefined ? stages : [...stages, served],
+        ...(costs.length === 0 ? {} : { cost: costs.reduce((sum, one) => sum + one, 0) }),
         ...(spent === undefined ? {} : { spent }),
         settings,
         training: await curvesOf(store, keys.training),
@@ -88,6 +95,7 @@ export async function gather(store: Store, { stack, notice, language, keys, sess
         ...(judged.incumbent === undefined ? {} : { incumbent: await incumbentOf(store, judged.incumbent, asked) }),
         trained: store.artifactFolder(training.digest),
         ...(exported === undefined ? {} : { exported: exportedAs(exported, store, asked) }),
+        ...(service === undefined ? {} : { service: { address: service } }),
         provenance: (exported && (await readJson<JsonObject>(artifact(exported, "retune.json")))) ?? {},
     };
 }
@@ -138,6 +146,13 @@ function stageOf(name: Reported, result: Result | undefined, done: SessionEntry 
         ...(host === undefined ? {} : { host: withoutName(host) }),
         made: { run: key.slice(0, 12), digest, finishedAt: new Date(finishedAt * 1000).toISOString() },
     };
+}
+
+/** It is no run: all that there is to tell is what became of it. */
+function serviceStage(address: string | undefined, done: SessionEntry | undefined): ReportStage | undefined {
+    if (address === undefined && done === undefined) return undefined;
+    const { action = "unchanged", seconds = 0, reasons = [] } = done ?? {};
+    return { name: "service", kind: "Service", after: ["export"], action, seconds, reasons };
 }
 
 /** The name of a machine is nobody's business to whom a page is sent. */

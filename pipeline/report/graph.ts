@@ -27,6 +27,7 @@ const MARKS: Readonly<Record<ReportStage["action"], string>> = {
     cached: "↺",
     unchanged: "=",
     refused: "✕",
+    failed: "✕",
     skipped: "–",
 };
 
@@ -85,9 +86,11 @@ function edge(from: Place, to: Place, way: "right" | "down"): string {
 }
 
 function node(stage: ReportStage, { x, y }: Place, words: Words): Html {
-    const { action, name, seconds, cost } = stage;
+    const { action, name, seconds, cost, made } = stage;
     const took =
-        action === "skipped" ? "" : words.duration(seconds) + (cost === undefined ? "" : words.costs(money(cost)));
+        made === undefined && seconds === 0
+            ? ""
+            : words.duration(seconds) + (cost === undefined ? "" : words.costs(money(cost)));
     return html`<g class="node ${action}">
         <rect x="${x}" y="${y}" width="${NODE.width}" height="${NODE.height}" rx="8" />
         <text x="${x + 14}" y="${y + 24}" class="name">${name.slice(0, 18)}</text>
@@ -106,7 +109,7 @@ function described(stage: ReportStage, words: Words): Html {
             >
         </p>
         <p>
-            ${words.took[action](words.duration(seconds))}${expectation(stage, words)}${
+            ${deed(kind, action, words)(words.duration(seconds))}${expectation(stage, words)}${
                 cost === undefined ? undefined : words.costs(money(cost))
             }${words.stop}
         </p>
@@ -121,6 +124,12 @@ function described(stage: ReportStage, words: Words): Html {
                   </p>`
         }
     </li>`;
+}
+
+/** What a stage did, where it is told how long that took. A service is never taken from the store, nor refused. */
+function deed(kind: string, action: ReportStage["action"], words: Words): (time: string) => string {
+    const isService = kind === "Service" && action !== "cached" && action !== "refused";
+    return isService ? words.served[action] : words.took[action];
 }
 
 function expectation({ action, expectedSeconds }: ReportStage, words: Words): string {

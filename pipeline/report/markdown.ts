@@ -1,11 +1,11 @@
 import type { ReportData } from "./data";
-import { difference, loss, score } from "./format";
+import { difference, loss, money, score } from "./format";
 import { wordsOf, type Metric } from "./words";
 
 /** The verdict, the metrics and what was changed, short enough for a comment on a pull request. */
 export function renderMarkdown(data: ReportData): string {
     const words = wordsOf(data.language);
-    const { verdict, differences, stages, incumbent } = data;
+    const { verdict, differences, stages, incumbent, cost, service } = data;
     const mark = { accepted: "✅", ungated: "✅", overridden: "⚠️", refused: "❌" }[verdict.decision];
     const conditions = verdict.conditions.map((one) => `- ${one.held ? "✅" : "❌"} ${escaped(words.condition(one))}`);
     const metrics = [...new Set(differences.map(({ metric }) => metric))];
@@ -30,6 +30,10 @@ export function renderMarkdown(data: ReportData): string {
     const changes = stages.flatMap(({ name, reasons }) =>
         reasons.map((reason) => `- ${escaped(name)}: ${escaped(reason)}`),
     );
+    const facts = [
+        ...(cost === undefined ? [] : [`${words.cost}: ${money(cost)} (${words.costNote})`]),
+        ...(service === undefined ? [] : [words.servedAt(`\`npm run api -- --stack ${escaped(data.stack)}\``)]),
+    ];
     const override = verdict.override && [`${words.reason}: ${escaped(verdict.override.reason)}`];
     return [
         [`## ${mark} ${escaped(data.stack)}: ${words.decision[verdict.decision]}`],
@@ -39,6 +43,7 @@ export function renderMarkdown(data: ReportData): string {
         verdict.warnings.map((one) => `> ${escaped(words.warning(one, verdict.conditions))}`),
         rows.length === 0 ? [] : table.map((cells) => `| ${cells.join(" | ")} |`),
         changes,
+        facts.map((fact) => `- ${fact}`),
         data.notice === "" ? [] : [`_${escaped(data.notice)}_`],
     ]
         .filter((lines) => lines.length > 0)

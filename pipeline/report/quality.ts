@@ -49,7 +49,7 @@ const arrow = ({ measure, other, tuned }: Comparison): string => `${measure.form
 export function verdict(data: ReportData): Html {
     const words = wordsOf(data.language);
     const { decision, conditions, warnings, override } = data.verdict;
-    const reason = override && html`<p><strong>${words.reason}:</strong> ${inline(override.reason)}</p>`;
+    const reason = override && html`<p><strong>${words.reason}${words.colon}</strong>${inline(override.reason)}</p>`;
     const listed = conditions.map(
         (one) =>
             html`<li class="${one.held ? "held" : "failed"}">
@@ -95,7 +95,9 @@ function summary(data: ReportData, words: Words): Html {
     const compared = compare(data, "base").filter(({ measure }) => ["evalLoss", "rougeL"].includes(measure.key));
     if (compared.length === 0) {
         const instead = data.tuned.prompts.length > 0 ? words.readInstead : "";
-        return html`<p class="summary"><strong>${words.notMeasured}:</strong> ${words.nothingHeldOut} ${instead}</p>`;
+        return html`<p class="summary">
+            <strong>${words.notMeasured}${words.colon}</strong>${words.nothingHeldOut} ${instead}
+        </p>`;
     }
     const gains = compared.map(({ change, measure }) => Math.sign(change * measure.better));
     const word = gains.includes(1)
@@ -106,7 +108,7 @@ function summary(data: ReportData, words: Words): Html {
           ? words.worse
           : words.same;
     const numbers = compared.map((one) => `${words.inSentence(words.metric[one.measure.key])} ${arrow(one)}`);
-    return html`<p class="summary"><strong>${word}:</strong> ${numbers.join(", ")}.</p>`;
+    return html`<p class="summary"><strong>${word}${words.colon}</strong>${numbers.join(words.comma)}${words.stop}</p>`;
 }
 
 export interface Tile {

@@ -69,7 +69,7 @@ function tiles(data: ReportData, words: Words): readonly Tile[] {
     return [
         ...qualityTiles(data),
         ...trainingTile(data.training.losses, words),
-        ...updateTiles(data.stages, words),
+        ...updateTiles(data, words),
         ...spentTile(data, words),
         ...(exported === undefined
             ? []
@@ -92,15 +92,13 @@ function trainingTile(losses: ReportData["training"]["losses"], words: Words): r
     return [{ name, value: `${loss(first.loss)} → ${loss(last.loss)}`, note: words.firstToLast(last.step) }];
 }
 
-function updateTiles(stages: ReportData["stages"], words: Words): readonly Tile[] {
+function updateTiles({ stages, cost }: ReportData, words: Words): readonly Tile[] {
     const name = words.thisUpdate;
     const worked = stages.filter(({ action }) => action === "ran" || action === "attached" || action === "refused");
     if (worked.length === 0) return [{ name, value: words.nothingToDo, note: words.allThere }];
     const seconds = worked.reduce((total, stage) => total + stage.seconds, 0);
-    const priced = stages.flatMap(({ cost }) => cost ?? []);
-    const cost = priced.reduce((total, one) => total + one, 0);
     return [
         { name, value: words.duration(seconds), note: words.workIn(worked.length, stages.length) },
-        ...(priced.length === 0 ? [] : [{ name: words.cost, value: money(cost), note: words.costNote }]),
+        ...(cost === undefined ? [] : [{ name: words.cost, value: money(cost), note: words.costNote }]),
     ];
 }

@@ -3,6 +3,7 @@ import * as path from "node:path";
 import OpenAI, { type APIError } from "openai";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { JsonObject } from "../../pipeline/identity";
+import { reportSchema } from "../../pipeline/report/data";
 import { freePort } from "../free-port";
 import { childrenOf, commandOf, environmentOf, eventually, isAlive, processes } from "./processes";
 import { filesBelow, Rig, type Answer } from "./rig";
@@ -39,6 +40,15 @@ describe("the service", () => {
         return front === undefined ? [] : [front, ...childrenOf(front)];
     };
     const service = (answer: Answer) => answer.stages.find(({ name }) => name === "service");
+    /** What the newest page of the stack says of it. */
+    const reported = () => {
+        const history = path.join(rig.home, "history", "test");
+        const newest = Math.max(...fs.readdirSync(history).flatMap((name) => (/^\d+$/.test(name) ? Number(name) : [])));
+        const file = path.join(history, String(newest), "report.json");
+        const { stages, service: served } = reportSchema.parse(JSON.parse(fs.readFileSync(file, "utf8")));
+        const { action, reasons } = stages.find(({ kind }) => kind === "Service") ?? {};
+        return { newest, action, reasons, address: served?.address };
+    };
 
     /** Asks again and again until `work` is done; answers which models have answered, without repetitions in a row. */
     async function asking<Value>(work: Promise<Value>) {
@@ -67,6 +77,8 @@ describe("the service", () => {
             facts: { backend: "huggingface", port },
         });
         expect(answer.outputs["api"]).toBe(`http://127.0.0.1:${port}/v1`);
+        const address = `http://127.0.0.1:${port}/v1`;
+        expect(reported()).toEqual({ newest: 1, action: "ran", reasons: [], address });
         const file = path.join(folder(), "key");
         const { stdout } = await rig.start(process.execPath, ["scripts/api.cjs", "--stack", "test"]).ended;
         expect(stdout).toBe(`http://127.0.0.1:${port}/v1  key in ${file}\n`);
@@ -161,6 +173,7 @@ describe("the service", () => {
         });
         expect(models).toHaveLength(1);
         expect(serving()).toEqual(before);
+        expect(reported()).toEqual({ newest: 2, action: "skipped", reasons: [], address: undefined });
     });
 
     test("changes to a new model without a request that fails, and once", async () => {
@@ -168,6 +181,10 @@ describe("the service", () => {
         const { models, answers, value } = await asking(rig.json("up"));
         expect(value.code, value.stderr).toBe(0);
         expect(service(value.answer)?.action).toBe("ran");
+        expect(reported()).toMatchObject({
+            ...{ newest: 3, action: "ran" },
+            reasons: [expect.stringMatching(/^model [0-9a-f]{12} → [0-9a-f]{12}$/)],
+        });
         // The last question may have been answered just before.
         const { response } = await client().chat.completions.create(question).withResponse();
         const last = response.headers.get("x-retune-model");

@@ -13,7 +13,7 @@ import { keepReport } from "../../scripts/generation";
 import { project } from "../../scripts/locations.cjs";
 import type { StageOutcome } from "../../scripts/outcome";
 import { Browser, chromium } from "./chromium";
-import { data, evaluation, hostile, refused } from "./report-data";
+import { data, evaluation, hostile, refused, served } from "./report-data";
 
 const homes: string[] = [];
 
@@ -143,6 +143,16 @@ describe("Markdown", () => {
         ]);
     });
 
+    test("names what the update has cost, and the way to a service", () => {
+        expect(renderMarkdown({ ...served, cost: 1.234 })).toContain(
+            "\n\n- Cost: 1.23 (of this update, at the target's price)\n" +
+                "- The API's address and key: `npm run api -- --stack dev`\n\n",
+        );
+        expect(renderMarkdown({ ...served, language: "zh" })).toContain(
+            "- API 的地址和密钥：`npm run api -- --stack dev`\n",
+        );
+    });
+
     test("data stays text in it", () => {
         const text = renderMarkdown({ ...hostile, notice: "@everyone [a](http://a.example) | *b*" });
         expect(text).not.toMatch(/(?<!\\)[<[*]/);
@@ -258,6 +268,59 @@ describe("what an update leaves in the history", () => {
         expect(new Set(kept.stages.map(({ action }) => action))).toEqual(new Set(["cached"]));
         expect(kept.exported).toMatchObject({ files: 3, template: "qwen3", instruction: "Answer." });
         expect(generationsOf(home, "dev")).toHaveLength(1);
+    });
+
+    test("one whose service did not come up: the model is there, and what kept it from serving is said", async () => {
+        const home = newHome();
+        await storeIn(home);
+        const stages = (training: StageOutcome["action"]) => [
+            ...["Dataset", "Model"].map((kind) => outcome(kind, "unchanged")),
+            outcome("Training", training, { seconds: 60, cost: 0.5 }),
+            outcome("Evaluation", "ran", { cost: 0.25 }),
+            outcome("Export", "ran"),
+            outcome("Service", "failed", { error: "the model did not come up: port 8000 is taken\n  the whole log" }),
+            outcome("Report", "skipped"),
+        ];
+        const page = await keepReport(home, stages("ran"), report);
+        const kept = JSON.parse(
+            fs.readFileSync(path.join(path.dirname(page ?? ""), "report.json"), "utf8"),
+        ) as typeof data;
+        expect(kept.stages.at(-1)).toEqual({
+            ...{ name: "service", kind: "Service", after: ["export"], action: "failed", seconds: 0 },
+            reasons: ["the model did not come up: port 8000 is taken"],
+        });
+        expect(kept).toMatchObject({ cost: 0.75, exported: { files: 3 } });
+        expect(kept).not.toHaveProperty("service");
+        // That it still does not is nothing new.
+        const again = stages("unchanged").map((one) =>
+            one.action === "ran" ? { ...one, action: "unchanged" as const } : one,
+        );
+        expect(await keepReport(home, again, report)).toBeUndefined();
+    });
+
+    test("one that went back with a service: its address is on the page", async () => {
+        const home = newHome();
+        await storeIn(home);
+        const stages = [
+            ...["Dataset", "Model", "Training", "Evaluation", "Export", "Report"].map((kind) =>
+                outcome(kind, "cached"),
+            ),
+            outcome("Service", "ran", {
+                seconds: 9,
+                uri: "http://127.0.0.1:8000/v1",
+                reasons: [{ field: "model", old: "a", new: "b" }],
+            }),
+        ];
+        const page = await keepReport(home, stages, report);
+        const json = fs.readFileSync(path.join(path.dirname(page ?? ""), "report.json"), "utf8");
+        const kept = JSON.parse(json) as typeof data;
+        expect(kept.service).toEqual({ address: "http://127.0.0.1:8000/v1" });
+        expect(kept.stages.at(-1)).toMatchObject({
+            name: "service",
+            action: "ran",
+            seconds: 9,
+            reasons: ["model a → b"],
+        });
     });
 
     test("a run that is gone, and an artifact that was altered, are named", async () => {

@@ -6,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { ReportData } from "../../pipeline/report/data";
 import { renderReport } from "../../pipeline/report/render";
 import { Browser, chromium } from "./chromium";
-import { data, hostile, refused } from "./report-data";
+import { data, hostile, refused, served } from "./report-data";
 
 if (chromium === undefined) console.warn("SKIPPED: the report is opened in no browser: there is no chromium here");
 
@@ -33,7 +33,7 @@ describe.skipIf(chromium === undefined)("the report in Chromium", { timeout: 60_
 
     test.each([
         ["accepted", data, 1280, "light"],
-        ["accepted", data, 390, "dark"],
+        ["served", served, 390, "dark"],
         ["refused", refused, 390, "light"],
         ["refused", refused, 1280, "dark"],
         ["hostile", hostile, 390, "light"],

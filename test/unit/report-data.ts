@@ -131,6 +131,18 @@ export const data: ReportData = {
     provenance: { model: { commit: "9f9f9f" }, tools: { torch: "2.9.1" } },
 };
 
+export const service: ReportStage = {
+    ...{ name: "service", kind: "Service", after: ["evaluation"], action: "ran", seconds: 9.4 },
+    reasons: ["model 0123 → 4567"],
+};
+
+/** Of a stack with a service. */
+export const served: ReportData = {
+    ...data,
+    stages: [...data.stages, service],
+    service: { address: "http://127.0.0.1:8000/v1" },
+};
+
 /** Of the same update, judged by a gate against an incumbent, and refused. */
 export const refused: ReportData = (() => {
     const { exported: _exported, provenance: _provenance, ...rest } = data;

@@ -3,14 +3,14 @@ import { describe, expect, test } from "vitest";
 import * as fs from "node:fs";
 import * as path from "node:path";
 import { z } from "zod";
-import { reportSchema, type ModelEvaluation, type ReportData } from "../../pipeline/report/data";
+import { reportSchema, type ModelEvaluation, type ReportData, type ReportStage } from "../../pipeline/report/data";
 import { bytes, difference, learningRate, loss } from "../../pipeline/report/format";
 import { html } from "../../pipeline/report/html";
 import { renderReport } from "../../pipeline/report/render";
 import { clipped } from "../../pipeline/report/text";
 import { wordsOf } from "../../pipeline/report/words";
 import { project } from "../../scripts/locations.cjs";
-import { data, differences, evaluation, hostile, nothingHeldOut, refused, steps } from "./report-data";
+import { data, differences, evaluation, hostile, nothingHeldOut, refused, served, service, steps } from "./report-data";
 
 /** What a reader sees, more or less: the page without tags, with one space between words. */
 async function textOf(changed: Partial<ReportData> = {}): Promise<string> {
@@ -350,6 +350,7 @@ describe("report.json", () => {
 
     test.each([
         ["accepted", data],
+        ["served", { ...served, cost: 1.2 }],
         ["refused", refused],
         ["hostile", hostile],
     ])("of %s data is valid by it", (_, one) => {
@@ -398,7 +399,7 @@ describe("a refused model", () => {
 
 test("cost is shown where there is a price", async () => {
     const stages = data.stages.map((one) => (one.name === "training" ? { ...one, cost: 1.234 } : one));
-    const text = await textOf({ stages });
+    const text = await textOf({ stages, cost: 1.234 });
     expect(text).toContain("Took 3 min 4 s, in this update; 2 min 30 s were expected, cost 1.23.");
     expect(text).toContain("Cost 1.23 of this update, at the target's price");
     expect(text).not.toContain("Spent so far");
@@ -407,12 +408,63 @@ test("cost is shown where there is a price", async () => {
     );
 });
 
+describe("a service", () => {
+    const stages = (action: ReportStage["action"], reasons: string[] = []) => [
+        ...data.stages,
+        { ...service, action, reasons, seconds: action === "ran" ? 9.4 : 0 },
+    ];
+
+    test("is in the graph, with what it did, why and how long that took", async () => {
+        const page = await renderReport(served);
+        expect(page).toMatch(
+            /<g class="node ran">[^/]*\/>\s*<text [^>]*>service<\/text>\s*<text [^>]*>● ran<\/text>\s*<text [^>]*>9 s</,
+        );
+        expect(textIn(page)).toContain("service ran Serves the model, after 9 s. Why: model 0123 → 4567");
+        expect(textIn(page)).toContain("This update 4 min 25 s work in 3 of 5 stages");
+    });
+
+    test.each([
+        ["attached", [], "Serves the model, which was coming up already. Why: it is new in this stack."],
+        ["unchanged", [], "Serves on; nothing that it depends on has changed."],
+        [
+            "failed",
+            ["the port is taken"],
+            "The model did not come up; one that served before goes on serving. Why: the port is taken",
+        ],
+        ["skipped", [], "Left as it is, because the model was refused."],
+    ] as const)("that %s says so", async (action, reasons, expected) => {
+        const page = await renderReport({ ...served, stages: stages(action, [...reasons]) });
+        expect(textIn(page)).toContain(`service ${action} ${expected}`);
+        // It took no time that could be told.
+        expect(page).toMatch(new RegExp(`>service</text>\\s*<text [^>]*>. ${action}</text>\\s*<text [^>]*></text>`));
+    });
+
+    test("is talked to with these commands", async () => {
+        const page = await renderReport({ ...served, stack: "it's" });
+        const use = page.slice(page.indexOf('<h2 id="use">'), page.indexOf('<h2 id="provenance">'));
+        const commands = [...use.matchAll(/<pre><code>([^]*?)<\/code>/g)].map(([, one = ""]) => textIn(one));
+        expect(commands.slice(0, 4)).toEqual([
+            String.raw`npm run chat -- --stack 'it'\''s'`,
+            String.raw`npm run webui -- --stack 'it'\''s'`,
+            String.raw`npm run api -- --stack 'it'\''s'`,
+            `curl ADDRESS/chat/completions -H "Authorization: Bearer $(cat KEYFILE)" -H 'Content-Type: application/json' ` +
+                String.raw`-d '{"model":"retune","messages":[{"role":"user","content":"你是一名医生。\n感冒了应该怎么办？"}]}'`,
+        ]);
+        expect(textIn(use)).toContain("It is at http://127.0.0.1:8000/v1 on the stack's target");
+        expect(await textOf()).toContain(
+            "with retune:service: { enabled: true } in Pulumi.dev.yaml: npm run up -- --stack dev",
+        );
+        expect(textIn(await renderReport(refused))).toContain("npm run chat -- --stack dev --compare incumbent");
+    });
+});
+
 describe("in Chinese", () => {
     test("every word of the page's own is Chinese", async () => {
         const text = textIn(await renderReport({ ...refused, language: "zh" }));
         expect(text).toContain("被拒绝 有门槛条件未满足");
         expect(text).toContain("本次更新用时 3 分 4 秒；预计 2 分 30 秒。");
         expect(text).toContain("丢弃： question 重复 301");
+        expect(textIn(await renderReport({ ...served, language: "zh" }))).toContain("用时 9 秒 后开始提供此模型。");
         expect(text).toContain("未满足 对“感冒了应该怎么办？”的回答不包含“医生”（必须包含）");
         expect(text).toContain("测试数据只有 20 行，少于 30 行：结论可能是偶然");
         const page = await renderReport({ ...data, language: "zh" });
