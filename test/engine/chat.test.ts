@@ -3,7 +3,7 @@ import * as fs from "node:fs";
 import * as path from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { commandOf, processes } from "./processes";
+import { commandOf, eventually, processes } from "./processes";
 import { filesBelow, python, Rig, stageOf, type Answer, type Ended, type Running } from "./rig";
 
 const QUESTION = "感冒了应该怎么办？";
@@ -80,6 +80,30 @@ describe("talking to a stack's models", () => {
         const { stdout } = await chat.ended;
         expect(stdout.endsWith("\nmodes as before\nexit 0\n"), stdout).toBe(true);
         expect(left()).toEqual(NOTHING);
+    });
+
+    test.each([
+        ["chat.cjs", "loading the tuned model …", -2],
+        ["webui.cjs", "starting LLaMA-Factory's web UI …", -2],
+    ])("Ctrl-C while %s starts leaves the terminal and the target as they were", async (script, shown, code) => {
+        const starting = start(python, script);
+        await starting.until("it starts", () => starting.stdout.includes(shown));
+        starting.child.stdin?.write("\u0003");
+        const { stdout } = await starting.ended;
+        expect(stdout.endsWith(`\nmodes as before\nexit ${code}\n`), stdout).toBe(true);
+        await eventually("the target's program ends", () => left().programs.length === 0);
+    });
+
+    test("Ctrl-C ends `status --watch`, and the terminal is as it was", async () => {
+        const watch = rig.start(
+            python,
+            [path.join("test", "engine", "typed.py"), process.execPath, path.join("scripts", "status.cjs"), "--watch"],
+            { stdin: true },
+        );
+        await watch.until("the stack", () => watch.stdout.includes("stack test"));
+        watch.child.stdin?.write("\u0003");
+        const { stdout } = await watch.ended;
+        expect(stdout.endsWith("\nmodes as before\nexit 0\n"), stdout).toBe(true);
     });
 
     test("that are not there is said", async () => {
