@@ -1,4 +1,6 @@
+import { spawnSync } from "node:child_process";
 import * as fs from "node:fs";
+import * as os from "node:os";
 import * as path from "node:path";
 import OpenAI, { type APIError } from "openai";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -6,7 +8,8 @@ import type { JsonObject } from "../../pipeline/identity";
 import { reportSchema } from "../../pipeline/report/data";
 import { freePort } from "../free-port";
 import { childrenOf, commandOf, environmentOf, eventually, isAlive, processes } from "./processes";
-import { filesBelow, Rig, type Answer } from "./rig";
+import { project } from "../../scripts/locations.cjs";
+import { filesBelow, python, Rig, type Answer } from "./rig";
 
 // The exported tiny Qwen3 behind LLaMA-Factory's own API, asked by OpenAI's own client.
 describe("the service", () => {
@@ -240,4 +243,81 @@ function listening(pid: number): string[] {
                 return `${kind === "tcp" ? [...bytes].join(".") : address}:${parseInt(hex, 16)}`;
             });
     });
+}
+
+// The weights are of 62 GiB and take no place on the disk; the limit is one on the process, as `ulimit -v` sets it.
+describe("a model that memory does not do for", () => {
+    let folder: string;
+    beforeAll(() => {
+        folder = fs.mkdtempSync(path.join(os.tmpdir(), "retune-large-"));
+        writeLargeModel(path.join(folder, "work", "model"));
+        const parameters = { template: "qwen3", enableThinking: null, precision: "fp32", backend: "huggingface" };
+        fs.writeFileSync(
+            path.join(folder, "job.json"),
+            JSON.stringify({ inputs: { model: "f".repeat(64) }, parameters }),
+        );
+    });
+    afterAll(() => {
+        fs.rmSync(folder, { recursive: true, force: true });
+    });
+
+    test.each([
+        ["safetensors", 16, "Cannot allocate memory (os error 12)"],
+        [
+            "torch",
+            100,
+            /^unable to mmap \d+ bytes from file <base\/model\.safetensors>: Cannot allocate memory \(12\)$/,
+        ],
+    ])("is named as such where %s cannot have it, with %d GB", (_, gigabytes, said) => {
+        const program = path.join(project, "pipeline", "llamafactory", "programs", "serve.py");
+        const work = path.join(folder, "work");
+        const { status } = spawnSync("prlimit", [`--as=${gigabytes * 1e9}`, python, program], {
+            cwd: work,
+            input: `${JSON.stringify({ key: "key", socket: path.join(folder, "socket") })}\n`,
+            env: { ...process.env, OMP_NUM_THREADS: "1" },
+        });
+        expect(status).toBe(1);
+        const outcome = JSON.parse(fs.readFileSync(path.join(work, "outcome.json"), "utf8")) as { error: string };
+        const [, reason] = /^out of memory while the model was loaded: (.*)$/.exec(outcome.error) ?? [];
+        expect(reason).toEqual(typeof said === "string" ? said : expect.stringMatching(said));
+    });
+});
+
+/** A Qwen3 of an embedding and a norm, whose vocabulary is large. */
+function writeLargeModel(place: string): void {
+    const [rows, columns] = [256_000_000, 64];
+    const shape = { num_attention_heads: 4, num_key_value_heads: 2, head_dim: 16, num_hidden_layers: 0 };
+    const config = { architectures: ["Qwen3ForCausalLM"], model_type: "qwen3", vocab_size: rows, hidden_size: columns };
+    const sizes = { intermediate_size: 128, max_position_embeddings: 2048, tie_word_embeddings: true };
+    const special = ["<|im_end|>", "<|endoftext|>"];
+    const tokens = special.map((content, index) => ({
+        ...{ id: index + 1, content, special: true },
+        ...{ single_word: false, lstrip: false, rstrip: false, normalized: false },
+    }));
+    const vocabulary = { "a": 0, "<|im_end|>": 1, "<|endoftext|>": 2 };
+    const files = {
+        "config.json": { ...config, ...shape, ...sizes },
+        "tokenizer.json": {
+            ...{ version: "1.0", added_tokens: tokens, model: { type: "BPE", vocab: vocabulary, merges: [] } },
+        },
+        "tokenizer_config.json": {
+            ...{ tokenizer_class: "PreTrainedTokenizerFast", eos_token: special[0], pad_token: special[1] },
+        },
+    };
+    fs.mkdirSync(place, { recursive: true });
+    for (const [name, content] of Object.entries(files)) {
+        fs.writeFileSync(path.join(place, name), JSON.stringify(content));
+    }
+    const embedding = rows * columns * 4;
+    const end = embedding + columns * 4;
+    const header = JSON.stringify({
+        "model.embed_tokens.weight": { dtype: "F32", shape: [rows, columns], data_offsets: [0, embedding] },
+        "model.norm.weight": { dtype: "F32", shape: [columns], data_offsets: [embedding, end] },
+        "__metadata__": { format: "pt" },
+    });
+    const length = Buffer.alloc(8);
+    length.writeBigUInt64LE(BigInt(header.length));
+    const file = path.join(place, "model.safetensors");
+    fs.writeFileSync(file, Buffer.concat([length, Buffer.from(header)]));
+    fs.truncateSync(file, 8 + header.length + end);
 }
