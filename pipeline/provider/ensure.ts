@@ -130,9 +130,11 @@ async function goingOn(key: string, { executor, store }: Surroundings): Promise<
 }
 
 /** What the mirror has of a key. It only saves work: where it does not answer, the stage runs. */
-async function fetched(key: string, { mirror, warn }: Surroundings): Promise<Result | undefined> {
+async function fetched(key: string, surroundings: Surroundings): Promise<Result | undefined> {
+    const { mirror, warn } = surroundings;
+    if (mirror === undefined) return undefined;
     try {
-        return await mirror?.fetch(key);
+        return await orDetached(mirror.fetch(key), surroundings);
     } catch (error) {
         if (!(error instanceof Unreachable)) throw error;
         warn(`${error.message}; what it may have runs again`);
@@ -140,17 +142,22 @@ async function fetched(key: string, { mirror, warn }: Surroundings): Promise<Res
     }
 }
 
-/** Sends a result to the mirror. One that does not get there counts all the same, and is sent by a later update. */
-async function sent(result: Result, { store, mirror, warn }: Surroundings): Promise<void> {
+/**
+ * Sends a result to the mirror. One that does not get there counts all the same, and is sent by a later update: it is
+ * noted before the transfer, for the update may be cancelled and the client killed in it.
+ */
+async function sent(result: Result, surroundings: Surroundings): Promise<void> {
+    const { store, mirror, warn } = surroundings;
     if (mirror === undefined) return;
-    const { key } = result;
+    const upload = { key: result.key, remote: mirror.remote };
+    await noteUpload(store.home, upload);
     try {
-        await mirror.push(result);
-        await dropUpload(store.home, { key, remote: mirror.remote });
+        await orDetached(mirror.push(result), surroundings);
+        await dropUpload(store.home, upload);
     } catch (error) {
+        if (error instanceof Detached) return;
         if (!(error instanceof UserError)) throw error;
-        await noteUpload(store.home, { key, remote: mirror.remote });
-        warn(`${error.message}; run ${key.slice(0, 12)} counts, and the next \`npm run up\` sends it`);
+        warn(`${error.message}; run ${result.key.slice(0, 12)} counts, and the next \`npm run up\` sends it`);
     }
 }
 

@@ -1,6 +1,8 @@
 // A mirror that is a folder, or a server that does not answer, through the real rclone.
 import { spawnSync } from "node:child_process";
 import { appendFileSync, existsSync, readdirSync } from "node:fs";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
 import path from "node:path";
 import { describe, expect, onTestFinished, test, vi } from "vitest";
 import { sendPending } from "../../pipeline/store/mirror";
@@ -42,6 +44,22 @@ async function send(rig: Rig, environment: Record<string, string>): Promise<stri
     await sendPending(new Store(rig.home), pendingUploads(rig.home), (text) => said.push(text));
     vi.unstubAllEnvs();
     return said;
+}
+
+/** An S3 that has nothing, and does not answer a method; `hangs` is when it is asked for it. */
+async function hanging(method: string): Promise<{ endpoint: string; hangs: Promise<void> }> {
+    let hung: () => void = () => undefined;
+    const hangs = new Promise<void>((resolve) => (hung = resolve));
+    const server = createServer((request, response) => {
+        if (request.method === method) hung();
+        else response.writeHead(404).end();
+    });
+    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+    onTestFinished(() => {
+        server.closeAllConnections();
+        server.close();
+    });
+    return { endpoint: `http://127.0.0.1:${(server.address() as AddressInfo).port}`, hangs };
 }
 
 describe.skipIf(!rclone)("a mirror", () => {
@@ -110,6 +128,33 @@ describe.skipIf(!rclone)("a mirror", () => {
         }
         expect(starts(rig)).toBe("");
     });
+
+    test.each([
+        ["asked", "GET", "interrupted", 0],
+        ["sent to", "PUT", "ran", 1],
+    ])(
+        "that hangs while it is %s does not hold up an update that is cancelled",
+        async (_, method, outcome, uploads) => {
+            const rig = rigForTest();
+            const { inputs } = await (await rig.start()).check("Model", mirrored());
+            const { endpoint, hangs } = await hanging(method);
+            const provider = await rig.start({ ...cutOff, RCLONE_CONFIG_MIRROR_ENDPOINT: endpoint });
+            const creating = provider.create("Model", inputs).then(
+                ({ outputs }) => outputs["action"],
+                () => "interrupted",
+            );
+            await hangs;
+            const cancelled = performance.now();
+            await provider.cancel();
+            expect(await creating).toBe(outcome);
+            expect(performance.now() - cancelled).toBeLessThan(5000);
+            expect(pendingUploads(rig.home)).toHaveLength(uploads);
+            expect(await send(rig, reachable(rig))).toHaveLength(uploads);
+            expect((await (await rig.start(reachable(rig))).create("Model", inputs)).outputs["action"]).toBe(
+                outcome === "ran" ? "cached" : "ran",
+            );
+        },
+    );
 
     test("is not sent what is not as it was made", async () => {
         const rig = rigForTest();
