@@ -83,8 +83,8 @@ export class Account {
         await answered;
     }
 
-    /** What moto does not know of an account. */
-    has(control: { readonly quota: number; readonly capacity?: boolean }): void {
+    /** What moto does not know of an account; `expired` are its credentials once a machine shall be made. */
+    has(control: { readonly quota: number; readonly capacity?: boolean; readonly expired?: boolean }): void {
         fs.writeFileSync(this.control, JSON.stringify(control));
     }
 

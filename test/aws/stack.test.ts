@@ -42,6 +42,12 @@ describe.skipIf(missing !== "")(`a stack on AWS${missing}`, () => {
         if (only === undefined) throw new Error("there is no machine");
         return only;
     };
+    const buckets = () => account.aws("s3api", "list-buckets", "--query", "Buckets[].Name") as string[];
+    const mirrored = (): string[] => {
+        const [bucket = ""] = buckets();
+        const query = "Contents[].Key";
+        return (account.aws("s3api", "list-objects-v2", "--bucket", bucket, "--query", query) ?? []) as string[];
+    };
     /** As its own meter would. */
     const fallAsleep = (): void => {
         account.aws("ec2", "stop-instances", "--instance-ids", machine().InstanceId);
@@ -112,13 +118,25 @@ describe.skipIf(missing !== "")(`a stack on AWS${missing}`, () => {
         });
     });
 
-    test("no machine free: said, and the next up goes on", async () => {
-        account.has({ quota: 8, capacity: false });
+    test.each([
+        [
+            "credentials that expire in the middle",
+            { expired: true },
+            "creating EC2 Instance: operation error EC2: RunInstances, api error RequestExpired: Request has expired.",
+        ],
+        [
+            "no machine free",
+            { capacity: false },
+            "creating EC2 Instance: InsufficientInstanceCapacity: We currently do not have sufficient g5.xlarge capacity",
+        ],
+    ])("%s: said, nothing is made twice, and the next up goes on", async (_what, control, message) => {
+        account.has({ quota: 8, ...control });
         const { code, stderr } = await rig.json("up");
         expect(code).toBe(1);
-        expect(stderr).toContain("InsufficientInstanceCapacity");
+        expect(stderr).toContain(message);
         account.has({ quota: 8 });
         expect(account.machines()).toEqual([]);
+        expect(buckets()).toHaveLength(1);
         account.asked();
     });
 
@@ -138,9 +156,7 @@ describe.skipIf(missing !== "")(`a stack on AWS${missing}`, () => {
     });
 
     test("what was made is in the mirror as well", () => {
-        const [bucket = ""] = account.aws("s3api", "list-buckets", "--query", "Buckets[].Name") as string[];
-        const query = "Contents[].Key";
-        const keys = account.aws("s3api", "list-objects-v2", "--bucket", bucket, "--query", query) as string[];
+        const keys = mirrored();
         // Training, baseline, answers and export; the base model, which is had again from its source, stays there.
         expect(keys.filter((key) => key.endsWith("/result.json"))).toHaveLength(4);
         expect(keys.every((key) => key.startsWith("retune/"))).toBe(true);
@@ -220,11 +236,23 @@ describe.skipIf(missing !== "")(`a stack on AWS${missing}`, () => {
         expect(machine().State.Name).toBe("running");
     });
 
+    test("a bucket that somebody has deleted is made again, and no stage runs again", async () => {
+        const [bucket = ""] = buckets();
+        const query = "{Objects: Versions[].{Key: Key, VersionId: VersionId}}";
+        const versions = account.aws("s3api", "list-object-versions", "--bucket", bucket, "--query", query);
+        account.aws("s3api", "delete-objects", "--bucket", bucket, "--delete", JSON.stringify(versions));
+        account.aws("s3api", "delete-bucket", "--bucket", bucket);
+        expect((await rig.json("refresh")).code).toBe(0);
+        const { code, actions } = await rig.json("up");
+        expect({ code, actions }).toMatchObject({ code: 0, actions: all("unchanged") });
+        expect(buckets()).toEqual([expect.not.stringMatching(bucket)]);
+    });
+
     test("destroy leaves nothing in the account, and the model here", async () => {
         const { code } = await rig.json("destroy");
         expect(code).toBe(0);
         expect(account.machines()).toEqual([]);
-        expect(account.aws("s3api", "list-buckets", "--query", "Buckets[].Name")).toEqual([]);
+        expect(buckets()).toEqual([]);
         expect(account.aws("iam", "list-roles", "--query", "Roles[].RoleName")).toEqual([]);
         expect(account.aws("iam", "list-instance-profiles", "--query", "InstanceProfiles[]")).toEqual([]);
         expect(account.aws("ec2", "describe-key-pairs", "--query", "KeyPairs[]")).toEqual([]);

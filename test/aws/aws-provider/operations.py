@@ -4,6 +4,7 @@ Requests are {"verb", "type", "id", "inputs", "outputs"} with the type as in Ins
 the thing is gone), or `error`. What moto does not know comes from the file RETUNE_AWS_CONTROL.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -38,6 +39,23 @@ def boot(user_data: str) -> None:
     with open(machine["hostKey"], "w") as file:
         file.write(json.loads(config)["ssh_keys"]["ed25519_private"])
     os.kill(machine["pid"], signal.SIGHUP)
+
+
+def power_off() -> None:
+    """What terminating a machine does to all that runs on it: behind the loopback sshd, which alone stays, that is its mounts."""
+    sshd = json.loads(os.environ["RETUNE_AWS_MACHINE"])["pid"]
+
+    def mounts(pid) -> str:
+        try:
+            return os.readlink(f"/proc/{pid}/ns/mnt")
+        except OSError:  # it has ended
+            return ""
+
+    assert mounts(sshd) not in ("", mounts("self")), "the machine is not a machine of its own"
+    for pid in [int(name) for name in os.listdir("/proc") if name.isdigit()]:
+        if pid != sshd and mounts(pid) == mounts(sshd):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 class Bucket:
@@ -277,6 +295,10 @@ class SecurityGroup:
 class Instance:
     @staticmethod
     def create(inputs):
+        if control().get("expired", False):
+            raise RuntimeError(
+                "creating EC2 Instance: operation error EC2: RunInstances, api error RequestExpired: Request has expired."
+            )
         if not control().get("capacity", True):
             raise RuntimeError(
                 f"creating EC2 Instance: InsufficientInstanceCapacity: We currently do not have sufficient "
@@ -335,6 +357,7 @@ class Instance:
     @staticmethod
     def delete(name, _inputs):
         client("ec2").terminate_instances(InstanceIds=[name])
+        power_off()
 
 
 class Schedule:
