@@ -3,7 +3,7 @@
 import { getStack } from "@pulumi/pulumi/metadata.js";
 import { targetOf } from "./infra/targets";
 import { portable, readConfiguration } from "./pipeline/configuration";
-import { Dataset, Evaluation, Export, Model, Report, Service, Training } from "./pipeline/resources";
+import { Dataset, Evaluation, Export, Model, Push, Report, Service, Training } from "./pipeline/resources";
 
 Error.stackTraceLimit = 0; // 40 % of what the SDK costs per resource
 
@@ -69,6 +69,11 @@ const service = enabled
           { dependsOn: evaluation }, // a model that it refuses is not served
       )
     : undefined;
+
+// What the evaluation refuses is not pushed either.
+const { huggingface, s3 } = configuration.push;
+if (huggingface) new Push("huggingface", { model: merged.digest, huggingface }, { dependsOn: evaluation });
+if (s3) new Push("s3", { model: merged.digest, s3 }, { dependsOn: evaluation });
 
 const stages = { dataset, model, training, evaluation, export: merged };
 const page = new Report("report", {

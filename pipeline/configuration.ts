@@ -13,12 +13,17 @@ import { isObject, type Json, type JsonObject } from "./identity";
 import { checkOptions, checkTemplate } from "./llamafactory/options";
 import { modelSettings } from "./model";
 import { nearest } from "./nearest";
+import { pushSettings } from "./push";
 import { reportSettings } from "./report";
+import { SECRETS } from "./secrets";
 import { serviceSettings } from "./service";
 import { trainingSettings } from "./training";
 import { UserError } from "./user-error";
 
 const NAMESPACE = "retune";
+/** What is under the plugin's name goes to the plugin: see there. */
+const SECRET_NAMESPACE = "finetune";
+const secretNames = Object.keys(SECRETS);
 
 const parts = {
     target: declaredTargetSchema,
@@ -28,6 +33,7 @@ const parts = {
     evaluation: group(evaluationSettings).prefault({}),
     export: group(exportSettings).prefault({}),
     report: group(reportSettings).prefault({}),
+    push: group(pushSettings).prefault({}),
     service: group({ enabled: flag().default(false), ...serviceSettings }).prefault({}),
 };
 
@@ -66,7 +72,20 @@ function withPrecision(configuration: Configuration): Configuration {
     return { ...configuration, training: { ...training, precision: precisionOn(target, training.precision) } };
 }
 
+/** Secrets are not for the program, but only here are they told from what is in clear. */
+function checkSecrets(): void {
+    const prefix = `${SECRET_NAMESPACE}:`;
+    for (const full of Object.keys(allConfig()).filter((key) => key.startsWith(prefix))) {
+        const name = full.slice(prefix.length);
+        if (!secretNames.includes(name)) throw new UserError(`${full}: ${unknownKey(name, secretNames)}`);
+        if (isConfigSecret(full)) continue;
+        const how = `\`pulumi config set --secret ${full}\``;
+        throw new UserError(`${full} is in clear in the stack's file: remove it there, have it replaced, and ${how}`);
+    }
+}
+
 function rawConfiguration(): Record<string, Json> {
+    checkSecrets();
     const config = new Config(NAMESPACE);
     const prefix = `${NAMESPACE}:`;
     const given: Record<string, Json> = {};
@@ -74,8 +93,9 @@ function rawConfiguration(): Record<string, Json> {
         const name = full.slice(prefix.length);
         // The SDK hands such a value out in clear, without a mark: it would end up in the state.
         if (isConfigSecret(full)) {
+            const where = `\`pulumi config set --secret ${SECRET_NAMESPACE}:NAME\`, where NAME is one of ${secretNames.join(", ")}`;
             throw new UserError(
-                `${full} holds a secret: secrets have no place in the configuration; HF_TOKEN is taken from the environment`,
+                `${full} holds a secret, which would end up in files; there is a place for them: ${where}`,
             );
         }
         try {

@@ -69,6 +69,20 @@ export function text(what = "a text") {
     return z.string(says).min(1, says);
 }
 
+/** An address to which a secret may go. */
+export function address(example: string) {
+    return text(`an address such as ${example}`).refine(isSafe, {
+        error: ({ input }) => `expected an address with https, or one of this machine, got ${JSON.stringify(input)}`,
+    });
+}
+
+/** Whether nobody on the way can read along: https, or this machine. */
+export function isSafe(given: string): boolean {
+    const url = URL.canParse(given) ? new URL(given) : undefined;
+    const local = url !== undefined && ["localhost", "127.0.0.1", "[::1]"].includes(url.hostname);
+    return url?.protocol === "https:" || (url?.protocol === "http:" && local);
+}
+
 export function oneOf<const Choices extends readonly [string, ...string[]]>(choices: Choices) {
     return z.enum(choices, { error: ({ input }) => notOneOf(input, choices) });
 }

@@ -1,26 +1,20 @@
 import * as fs from "node:fs";
 import * as path from "node:path";
 import { z } from "zod";
-import { group, integer, text } from "./fields";
+import { address, group, integer, text } from "./fields";
 import { isObject, keyOf, parseJson } from "./identity";
 import type { ModelEvaluation } from "./report/data";
+import { secretOf } from "./secrets";
 import { readJson, writeJson, type Store } from "./store/store";
 import { UserError } from "./user-error";
-
-const isLocal = ({ hostname }: URL): boolean => ["localhost", "127.0.0.1", "[::1]"].includes(hostname);
 
 /** `retune:evaluation.judge`: a model behind an OpenAI-compatible API that scores the answers to the held-out rows. */
 export const judgeField = group(
     {
-        endpoint: text("an address such as https://api.example.com/v1").superRefine((given, context) => {
-            const url = URL.canParse(given) ? new URL(given) : undefined;
-            if (url?.protocol === "https:" || (url?.protocol === "http:" && isLocal(url))) return;
-            // Questions, answers and the key would go over the line in clear.
-            const message = `expected an address with https, or one of this machine, got ${JSON.stringify(given)}`;
-            context.addIssue({ code: "custom", message });
-        }),
+        /** Questions, answers and the key go there. */
+        endpoint: address("https://api.example.com/v1"),
         model: text("the name of a model"),
-        /** The environment variable that holds the key: the key itself is in no file and no state. */
+        /** The environment variable that holds the key, which is in no file and no state; without it, the secret `judgeKey`. */
         keyVariable: z
             .string()
             .regex(/^[A-Za-z_]\w*$/, { error: "expected the name of an environment variable, not the key itself" })
@@ -109,7 +103,7 @@ type Answer =
 
 async function request({ question, reference, answer }: Case, judge: Judge): Promise<Answer> {
     const { endpoint, model, keyVariable, timeoutSeconds } = judge;
-    const key = keyVariable === undefined ? undefined : process.env[keyVariable];
+    const key = keyVariable === undefined ? secretOf("judgeKey") : process.env[keyVariable];
     if (keyVariable !== undefined && !key) {
         return { problem: `wants a key: set the environment variable ${keyVariable}`, final: true };
     }
@@ -152,11 +146,11 @@ async function request({ question, reference, answer }: Case, judge: Judge): Pro
             return scoreIn(body) ?? { problem, final: false, retryAfter: 0 };
         }
         case 401:
-        case 403:
-            return {
-                problem: `refuses ${keyVariable === undefined ? "to answer without a key" : `the key in ${keyVariable}`}${said}`,
-                final: true,
-            };
+        case 403: {
+            const how =
+                key === undefined ? "to answer without a key" : `the key in ${keyVariable ?? "finetune:judgeKey"}`;
+            return { problem: `refuses ${how}${said}`, final: true };
+        }
         case 429: {
             const retryAfter = Number(response.headers.get("Retry-After") ?? NaN);
             const later = Number.isFinite(retryAfter) ? { retryAfter } : {};

@@ -5,6 +5,7 @@ import type { EvaluationArgs } from "./evaluation";
 import type { ExportArgs } from "./export";
 import type { JsonObject } from "./identity";
 import type { ModelArgs } from "./model";
+import type { PushArgs } from "./push";
 import type { ReportArgs } from "./report";
 import type { ServiceArgs } from "./service";
 import type { TrainingArgs } from "./training";
@@ -88,6 +89,13 @@ export class Service extends StageResource {
 
     constructor(name: string, args: Inputs<ServiceArgs>, options?: CustomResourceOptions) {
         super("Service", name, { ...args, keyFile: undefined }, options);
+    }
+}
+
+/** A copy of the exported model, on Hugging Face or in a bucket; `uri` is its address. */
+export class Push extends StageResource {
+    constructor(name: string, args: Inputs<PushArgs>, options?: CustomResourceOptions) {
+        super("Push", name, args, options);
     }
 }
 

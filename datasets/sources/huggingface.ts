@@ -1,3 +1,4 @@
+import { secretOf } from "../../pipeline/secrets";
 import { UserError } from "../../pipeline/user-error";
 import type { ResolvedFile } from "./download";
 import { requestJson, type Request } from "./request";
@@ -12,11 +13,11 @@ export interface HubRepository {
 /** The request for a part of a repository's API or one of its files. The token goes to the endpoint only, never into a message. */
 function ask({ kind, repo, endpoint }: HubRepository, place: string): Request {
     const host = (endpoint ?? process.env["HF_ENDPOINT"] ?? "https://huggingface.co").replace(/\/+$/, "");
-    const token = process.env["HF_TOKEN"];
+    const token = secretOf("huggingfaceToken");
     const local = kind === "model" ? "folder" : "file";
     return {
         url: `${host}/${place}`,
-        headers: token === undefined || token === "" ? {} : { authorization: `Bearer ${token}` },
+        headers: token === undefined ? {} : { authorization: `Bearer ${token}` },
         subject: `Hugging Face ${kind} ${repo}`,
         help: {
             denied: "If it is private or gated, accept its terms on the hub and set HF_TOKEN to a token that may read it.",

@@ -119,7 +119,7 @@ export class LocalExecutor implements Executor, Machine {
 }
 
 /** A run lives on, its environment is there for everybody of this user to read: what it needs comes over stdin. */
-function withoutSecrets(environment: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
+export function withoutSecrets(environment: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
     const harmless = Object.entries(environment).filter(
         ([name]) => !/TOKEN|SECRET|PASS(WORD|PHRASE)|CREDENTIAL|KEY/i.test(name),
     );

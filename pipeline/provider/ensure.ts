@@ -12,6 +12,7 @@ import type { JsonObject } from "../identity";
 import type { Target } from "../../infra/target";
 import { programs } from "../llamafactory/job";
 import { describeProgress, type Progress } from "../progress";
+import { secretOf } from "../secrets";
 import { isActive, readRun } from "../store/runs";
 import { Unreachable, type Mirror } from "../store/mirror";
 import type { Result, Store } from "../store/store";
@@ -218,8 +219,8 @@ async function provide(
 }
 
 function supplies({ program, hub }: Pick<Job, "program" | "hub">): Supplies {
-    const token = process.env["HF_TOKEN"];
-    return { programs: programs(program), secrets: hub && token ? { HF_TOKEN: token } : {} };
+    const token = secretOf("huggingfaceToken");
+    return { programs: programs(program), secrets: hub && token !== undefined ? { HF_TOKEN: token } : {} };
 }
 
 async function follow(first: RunStatus, surroundings: Surroundings): Promise<Result> {

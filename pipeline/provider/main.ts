@@ -87,6 +87,8 @@ async function loaded(kind: string): Promise<ResourceLifecycle> {
             return new (await import("./offer")).OfferLifecycle(log);
         case "Service":
             return new (await import("./service")).ServiceLifecycle(store, log, lifecycle.cancelled, lifecycle.session);
+        case "Push":
+            return new (await import("./push")).PushLifecycle(store, log, lifecycle.cancelled);
         default:
             throw new UserError(`there is no kind of infrastructure ${kind}`);
     }

@@ -9,12 +9,14 @@ import { Status } from "@pulumi/pulumi/proto/status_pb.js";
 import { explainFileError } from "../../scripts/file-errors.cjs";
 import type { Change } from "../changes";
 import type { JsonObject } from "../identity";
+import { keepSecrets } from "../secrets";
 import { UserError } from "../user-error";
 import { Interrupted, type Lifecycle, type ResourceLifecycle } from "./lifecycle";
+import { plain } from "./values";
 
 /**
- * Pulumi's resource provider protocol: stages are served by one lifecycle, services and each kind of infrastructure by one of
- * their own.
+ * Pulumi's resource provider protocol: stages are served by one lifecycle, services, pushes and each kind of infrastructure
+ * by one of their own.
  * Facts about it are in the engine's own tests.
  */
 export function serveProvider(
@@ -23,7 +25,7 @@ export function serveProvider(
     others: (kind: string) => Promise<ResourceLifecycle>,
 ): void {
     const of = async (urn: string): Promise<ResourceLifecycle> => {
-        const kind = /finetune:(?:infra:(\w+)|pipeline:(Service))::/.exec(urn)?.slice(1).find(Boolean);
+        const kind = /finetune:(?:infra:(\w+)|pipeline:(Service|Push))::/.exec(urn)?.slice(1).find(Boolean);
         return kind === undefined ? stages : others(kind);
     };
     const answer =
@@ -57,9 +59,13 @@ export function serveProvider(
             new messages.CheckResponse().setInputs(request.getNews()),
         ),
         diffConfig: answer(() => new messages.DiffResponse()),
-        configure: answer(() =>
-            new messages.ConfigureResponse().setSupportspreview(true).setAcceptsecrets(true).setAcceptoutputs(false),
-        ),
+        configure: answer((request: messages.ConfigureRequest) => {
+            keepSecrets(plain(json(request.getArgs())));
+            return new messages.ConfigureResponse()
+                .setSupportspreview(true)
+                .setAcceptsecrets(true)
+                .setAcceptoutputs(false);
+        }),
 
         check: answer(async (request: messages.CheckRequest) => {
             const { inputs, failures } = await (

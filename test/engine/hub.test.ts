@@ -1,80 +1,12 @@
 import * as fs from "node:fs";
-import * as http from "node:http";
-import type { AddressInfo } from "node:net";
 import * as path from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { sha256 } from "../../pipeline/identity";
+import { Hub } from "./hub";
 import { all, Rig } from "./rig";
 
 const COMMIT = "1".repeat(40);
 const LATER = "2".repeat(40);
-
-/**
- * A stand-in for Hugging Face on loopback: one model and one data set, as much of its API as Retune's own client and
- * the real huggingface_hub ask for. Every file is an LFS file, so that both know its SHA-256.
- */
-class Hub {
-    readonly requests: string[] = [];
-    /** What the branch `main` stands for. */
-    main = COMMIT;
-    private readonly server = http.createServer((request, response) => {
-        this.answer(request, response);
-    });
-
-    constructor(private readonly repositories: ReadonlyMap<string, ReadonlyMap<string, Buffer>>) {}
-
-    async listen(): Promise<string> {
-        await new Promise<void>((resolve) => this.server.listen(0, "127.0.0.1", resolve));
-        return `http://127.0.0.1:${(this.server.address() as AddressInfo).port}`;
-    }
-
-    close(): void {
-        this.server.closeAllConnections();
-        this.server.close();
-    }
-
-    private answer(request: http.IncomingMessage, response: http.ServerResponse): void {
-        const url = decodeURIComponent(new URL(request.url ?? "", "http://hub").pathname);
-        this.requests.push(`${request.method ?? ""} ${url}`);
-        const json = (value: unknown): void => {
-            response.setHeader("content-type", "application/json").end(JSON.stringify(value));
-        };
-        const information = /^\/api\/(?:models|datasets)\/([^/]+\/[^/]+)\/(revision|paths-info|tree)\/([^/]+)/.exec(
-            url,
-        );
-        if (information) {
-            const [, repository = "", what, revision = ""] = information;
-            const files = [...(this.repositories.get(repository) ?? [])];
-            const commit = revision === "main" ? this.main : revision;
-            const listed = files.map(([name, content]) => ({
-                type: "file",
-                path: name,
-                oid: sha256(content).slice(0, 40),
-                size: content.length,
-                lfs: { oid: sha256(content), size: content.length, pointerSize: 130 },
-            }));
-            if (what !== "revision") json(listed);
-            else json({ id: repository, sha: commit, siblings: files.map(([rfilename]) => ({ rfilename })) });
-            return;
-        }
-        const [, repository = "", commit = "", name = ""] =
-            /^\/(?:datasets\/)?([^/]+\/[^/]+)\/resolve\/([^/]+)\/(.+)$/.exec(url) ?? [];
-        const content = this.repositories.get(repository)?.get(name);
-        if (content === undefined) {
-            response.writeHead(404, { "X-Error-Code": "EntryNotFound" }).end();
-            return;
-        }
-        response.writeHead(200, {
-            "ETag": `"${sha256(content)}"`,
-            "X-Repo-Commit": commit,
-            "X-Linked-Etag": `"${sha256(content)}"`,
-            "X-Linked-Size": String(content.length),
-            "Content-Length": String(content.length),
-        });
-        response.end(request.method === "HEAD" ? undefined : content);
-    }
-}
 
 describe("model and data set from a hub", () => {
     let rig: Rig;
@@ -89,13 +21,10 @@ describe("model and data set from a hub", () => {
         const folder = fileURLToPath(made.stage("model").uri ?? "");
         const model = fs.readdirSync(folder).map((name) => [name, fs.readFileSync(path.join(folder, name))] as const);
         const pickled = ["pytorch_model.bin", Buffer.from("pickled weights, which nobody wants")] as const;
-        hub = new Hub(
-            new Map([
-                ["someone/tiny", new Map([...model, pickled])],
-                ["someone/pickled", new Map([...model.filter(([name]) => !name.endsWith(".safetensors")), pickled])],
-                ["someone/rows", new Map([["rows.jsonl", fs.readFileSync(path.join(rig.project, "rows.jsonl"))]])],
-            ]),
-        );
+        hub = new Hub();
+        hub.add("someone/tiny", [...model, pickled]);
+        hub.add("someone/pickled", [...model.filter(([name]) => !name.endsWith(".safetensors")), pickled]);
+        hub.add("someone/rows", [["rows.jsonl", fs.readFileSync(path.join(rig.project, "rows.jsonl"))]]);
         rig.environment["HF_ENDPOINT"] = await hub.listen();
     });
     afterAll(async () => {

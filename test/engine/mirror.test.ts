@@ -2,24 +2,12 @@ import { execFileSync, spawn, spawnSync, type ChildProcess } from "node:child_pr
 import * as fs from "node:fs";
 import * as path from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { cache } from "../../scripts/locations.cjs";
+import { moto } from "./moto";
 import { eventually } from "./processes";
 import { all, digestsOf, Rig, type Answer } from "./rig";
 import { freePort } from "../free-port";
 
-const MOTO = "moto[server,s3]==5.2.5";
 const BUCKET = "models";
-
-/** moto, an S3 server for tests, in an environment of its own in the cache. */
-function moto(): string {
-    const folder = path.join(cache(), "test-tools", MOTO.replace(/\W+/g, "-"));
-    const program = path.join(folder, "bin", "moto_server");
-    if (!fs.existsSync(program)) {
-        execFileSync("python3", ["-m", "venv", "--clear", folder]);
-        execFileSync(path.join(folder, "bin", "pip"), ["install", "--quiet", MOTO]);
-    }
-    return program;
-}
 
 const rclone = spawnSync("rclone", ["version"]).status === 0;
 if (!rclone) console.warn("skipped: the mirror's tests want rclone on PATH (apt-get install rclone)");

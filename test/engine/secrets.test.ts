@@ -102,8 +102,8 @@ describe("secrets", () => {
             const { code, stdout, stderr } = await rig.run(command, "--json");
             expect(code).toBe(2);
             expect(stderr).toContain(
-                "retune:training holds a secret: secrets have no place in the configuration; " +
-                    "HF_TOKEN is taken from the environment\n",
+                "retune:training holds a secret, which would end up in files; there is a place for them: `pulumi config set --secret " +
+                    "finetune:NAME`, where NAME is one of judgeKey, huggingfaceToken, s3AccessKeyId, s3SecretAccessKey\n",
             );
             expect(stdout + stderr).not.toContain(CANARY);
         }

@@ -133,6 +133,7 @@ test("all problems are reported at once, each with its path", () => {
 
 test("a secret has no place in it", () => {
     expect(() => read({ training: { llamafactory: { hub_token: "x" } } }, undefined, ["retune:training"])).toThrow(
-        "retune:training holds a secret: secrets have no place in the configuration; HF_TOKEN is taken from the environment",
+        "retune:training holds a secret, which would end up in files; there is a place for them: `pulumi config set --secret " +
+            "finetune:NAME`, where NAME is one of judgeKey, huggingfaceToken, s3AccessKeyId, s3SecretAccessKey",
     );
 });

@@ -3,11 +3,12 @@ import * as http from "node:http";
 import type { AddressInfo } from "node:net";
 import * as os from "node:os";
 import * as path from "node:path";
-import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
+import { afterEach, beforeEach, describe, expect, onTestFinished, test, vi } from "vitest";
 import { z } from "zod";
 import { problemsOf } from "../../pipeline/fields";
 import { judgeField, scored } from "../../pipeline/judge";
 import type { ModelEvaluation } from "../../pipeline/report/data";
+import { keepSecrets } from "../../pipeline/secrets";
 import { Store } from "../../pipeline/store/store";
 
 // A stand-in of an OpenAI-compatible endpoint on loopback: what it answers is said by each test.
@@ -115,6 +116,20 @@ describe("the judge", () => {
         const failing = score(answers("a"));
         await expect(failing).rejects.toThrow(`the judge grader at ${endpoint} ${problem}`);
         expect(asked).toHaveLength(3);
+    });
+
+    test("takes the stack's secret where no variable is named, and says so when it is refused", async () => {
+        keepSecrets({ judgeKey: "sk-canary-4567" });
+        onTestFinished(() => {
+            keepSecrets({ judgeKey: "" });
+        });
+        replies = () => completion('{"score": 60}');
+        expect((await score(answers("a"))).metrics.judge).toBe(60);
+        expect(asked.map(({ authorization }) => authorization)).toEqual(["Bearer sk-canary-4567"]);
+        replies = () => ({ status: 403, body: "unknown key sk-canary-4567" });
+        await expect(score(answers("b"))).rejects.toThrow(
+            'refuses the key in finetune:judgeKey: HTTP 403, "unknown key …"',
+        );
     });
 
     test("that is down, or refuses the key, is said", async () => {

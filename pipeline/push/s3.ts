@@ -1,0 +1,116 @@
+import { spawn } from "node:child_process";
+import { parseJson } from "../identity";
+import { MARK, type Difference, type Place, type S3Settings, type Seen } from "../push";
+import { secretOf } from "../secrets";
+import { UserError } from "../user-error";
+
+/** rclone's exit code for a directory that is not there: of S3, a bucket. */
+const NO_BUCKET = 3;
+/** What is sent last: who has it, and finds what it lists, has the whole copy. */
+const LAST = "SHA256SUMS";
+const LIMITS = ["--retries", "2", "--low-level-retries", "3", "--contimeout", "15s", "--timeout", "60s"];
+
+/** A folder of a bucket, or of another store that speaks S3's protocol, through rclone. */
+export class S3Place implements Place {
+    readonly uri: string;
+    private readonly remote: string;
+
+    constructor(
+        private readonly settings: S3Settings,
+        private readonly cancelled: AbortSignal,
+    ) {
+        const { bucket, prefix, endpoint } = settings;
+        const place = [bucket, ...(prefix === undefined ? [] : [prefix])].join("/");
+        this.remote = `push:${place}`;
+        this.uri = endpoint === undefined ? `s3://${place}` : `${endpoint.replace(/\/+$/, "")}/${place}`;
+    }
+
+    async look(): Promise<Seen | undefined> {
+        const listed = await this.rclone(["lsjson", "--recursive", "--hash", "--files-only", this.remote]);
+        if (listed === undefined) return undefined;
+        const { entries } = parseJson(`{"entries":${listed}}`) as unknown as {
+            readonly entries: readonly { Path: string; Size: number; Hashes?: { md5?: string } }[];
+        };
+        const files = entries.map(({ Path, Size, Hashes }) => {
+            // Of what another program has sent in parts, S3 knows no digest.
+            return [Path, Hashes?.md5 ? `md5 ${Hashes.md5}` : `size ${Size}`] as const;
+        });
+        return { files: Object.fromEntries(files) };
+    }
+
+    async change(folder: string, { send, remove }: Difference, seen: Seen | undefined): Promise<void> {
+        if (seen === undefined) {
+            throw new UserError(
+                `${this.uri}: there is no bucket ${this.settings.bucket}: make it, or correct push.s3.bucket`,
+            );
+        }
+        // One that was broken off is known by its mark, and goes on.
+        const middle = send.filter((one) => one !== MARK && one !== LAST);
+        for (const files of [send.filter((one) => one === MARK), middle, send.filter((one) => one === LAST)]) {
+            if (files.length === 0) continue;
+            const chosen = ["--files-from-raw", "-", "--ignore-times", "--no-traverse"];
+            await this.rclone(["copy", folder, this.remote, ...chosen], files.join("\n"));
+        }
+        if (remove.length > 0) await this.rclone(["delete", this.remote, "--files-from-raw", "-"], remove.join("\n"));
+    }
+
+    /** What rclone printed; undefined where there is no such bucket. */
+    private async rclone(args: readonly string[], input = ""): Promise<string | undefined> {
+        const child = spawn("rclone", [...LIMITS, ...args], {
+            env: this.environment(),
+            stdio: ["pipe", "pipe", "pipe"],
+            detached: true, // the terminal's Ctrl-C is the client's business
+            signal: this.cancelled,
+        });
+        let stdout = "";
+        let stderr = "";
+        child.stdout.setEncoding("utf8").on("data", (text: string) => (stdout += text));
+        child.stderr.setEncoding("utf8").on("data", (text: string) => (stderr += text));
+        const code = await new Promise<number | null>((resolve, reject) => {
+            child.on("error", (error: NodeJS.ErrnoException) => {
+                if (error.code !== "ENOENT") reject(error);
+                else reject(new UserError("push.s3 wants rclone, which is not on PATH: https://rclone.org/install"));
+            });
+            child.on("close", resolve);
+            child.stdin.on("error", () => undefined); // it ended early; its exit code says so
+            child.stdin.end(input);
+        });
+        if (code === 0) return stdout;
+        if (code === NO_BUCKET) return undefined;
+        throw this.refusal(stderr);
+    }
+
+    /** A remote without a file; rclone reads such variables. Keys are nowhere else. */
+    private environment(): NodeJS.ProcessEnv {
+        const { region, endpoint } = this.settings;
+        const { AWS_REGION, AWS_DEFAULT_REGION } = process.env;
+        const [id, key] = [secretOf("s3AccessKeyId"), secretOf("s3SecretAccessKey")];
+        const credentials =
+            id === undefined || key === undefined
+                ? { RCLONE_CONFIG_PUSH_ENV_AUTH: "true" }
+                : { RCLONE_CONFIG_PUSH_ACCESS_KEY_ID: id, RCLONE_CONFIG_PUSH_SECRET_ACCESS_KEY: key };
+        return {
+            ...process.env,
+            HF_TOKEN: undefined,
+            RCLONE_CONFIG: "/dev/null",
+            RCLONE_CONFIG_PUSH_TYPE: "s3",
+            RCLONE_CONFIG_PUSH_PROVIDER: endpoint === undefined ? "AWS" : "Other",
+            RCLONE_CONFIG_PUSH_ENDPOINT: endpoint,
+            RCLONE_CONFIG_PUSH_REGION: region ?? AWS_REGION ?? AWS_DEFAULT_REGION,
+            // A bucket with a misspelt name is a mistake, not to be made.
+            RCLONE_CONFIG_PUSH_NO_CHECK_BUCKET: "true",
+            ...credentials,
+        };
+    }
+
+    private refusal(stderr: string): UserError {
+        const words = stderr.trim().split("\n").at(-1) ?? "";
+        const said = words.replace(/^[\d/]+ [\d:]+ (\w+ *: )?/, "");
+        const advice = /AccessDenied|Forbidden|InvalidAccessKeyId|SignatureDoesNotMatch|NoCredential/i.test(said)
+            ? "; the keys must be ones that may list, read, write and delete there (finetune:s3AccessKeyId and finetune:s3SecretAccessKey, or what AWS's own tools take)"
+            : /connection refused|no such host|timeout/i.test(said)
+              ? "; the next `npm run up` tries again"
+              : "";
+        return new UserError(`${this.uri} refuses: ${said}${advice}`);
+    }
+}

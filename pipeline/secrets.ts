@@ -1,0 +1,35 @@
+import type { JsonObject } from "./identity";
+
+/**
+ * Secrets that a stack's configuration may hold, `pulumi config set --secret finetune:judgeKey`. Pulumi hands what is under
+ * a plugin's own name to the plugin alone, and keeps it encrypted: none is among the inputs of a stage. Each with the
+ * variable of the environment that is taken where the configuration has none.
+ */
+export const SECRETS = {
+    /** For the judge, unless that names a variable of its own. */
+    judgeKey: undefined,
+    huggingfaceToken: "HF_TOKEN",
+    /** Without these, rclone looks where AWS's own tools do. */
+    s3AccessKeyId: undefined,
+    s3SecretAccessKey: undefined,
+} as const;
+
+type SecretName = keyof typeof SECRETS;
+
+/** In the memory of the plugin's process only. */
+const configured = new Map<SecretName, string>();
+
+/** Takes what Pulumi has handed over. */
+export function keepSecrets(configuration: JsonObject): void {
+    for (const name of Object.keys(SECRETS) as SecretName[]) {
+        const value = configuration[name];
+        if (typeof value === "string") configured.set(name, value);
+    }
+}
+
+/** A secret of the configuration, else of the environment; undefined where neither has it. */
+export function secretOf(name: SecretName): string | undefined {
+    const variable = SECRETS[name];
+    const value = configured.get(name) ?? (variable === undefined ? undefined : process.env[variable]);
+    return value === "" ? undefined : value;
+}
