@@ -131,13 +131,15 @@ export const evaluation: Stage<Inputs> = {
     },
 
     facts(metrics) {
-        const verdict = metric(metrics, "verdict");
+        const { decision, conditions, worse } = metric(metrics, "verdict") as unknown as Verdict;
+        const failed = conditions.filter(({ held }) => !held);
         return {
             base: metric(metrics, "base"),
             incumbent: metric(metrics, "incumbent"),
             tuned: metric(metrics, "tuned"),
             rows: metric(metrics, "rows"),
-            verdict: isObject(verdict) ? (verdict["decision"] ?? null) : null,
+            verdict: decision,
+            ...(failed.length === 0 ? {} : ({ failed, worse } as unknown as JsonObject)),
         };
     },
 };

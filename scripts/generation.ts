@@ -34,8 +34,8 @@ export async function keepReport(
         const html = await fs.promises.readFile(path.join(folder, "report.html"), "utf8");
         return data && (await keepGeneration(home, data, html));
     }
-    const [dataset, model, training] = [of("dataset")?.key, of("model")?.key, of("training")?.key];
-    const evaluation = isRefused ? await judgementOf(store, of("training")?.digest) : of("evaluation")?.key;
+    const [dataset, model] = [of("dataset")?.key, of("model")?.key];
+    const [training, evaluation] = [of("training")?.key, of("evaluation")?.key];
     if (dataset === undefined || model === undefined || training === undefined || evaluation === undefined)
         return undefined;
     const last = generationsOf(home, report.stack).at(-1);
@@ -50,14 +50,6 @@ export async function keepReport(
     const address = service !== undefined && service.action !== "skipped" ? service.uri : undefined;
     const data = await gather(store, { ...report, keys, session, service: address });
     return keepGeneration(home, data, await renderReport(data));
-}
-
-/** The key of the newest evaluation of a training: a stage that was refused has no outputs to tell it. */
-async function judgementOf(store: Store, trained: string | undefined): Promise<string | undefined> {
-    for (const { key } of await store.newest("Evaluation", 20)) {
-        if (trained !== undefined && (await store.job(key))?.parameters?.["trained"] === trained) return key;
-    }
-    return undefined;
 }
 
 function sessionOf({ name, action, seconds, cost, reasons, error }: StageOutcome): [string, SessionEntry][] {

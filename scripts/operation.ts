@@ -68,7 +68,8 @@ export async function operate(operation: Operation, args: readonly string[], pul
 
     if (operation === "up" && !ended.cancelled) await sendAgain(unsent, display);
     const { declared, reported } = await import("../pipeline/resources");
-    const stages = outcomes.list(operation === "up" || operation === "preview" ? declared : []).map(withActiveRun);
+    const listed = outcomes.list(operation === "up" || operation === "preview" ? declared : []).map(withActiveRun);
+    const stages = await Promise.all(listed.map(withVerdict));
     const result = judge(ended, outcomes, stages);
     const keys = operation === "destroy" ? [] : stages.flatMap((stage) => stage.key ?? []);
     if (["up", "destroy"].includes(operation)) writeRoots(options.stack, keys, result === "succeeded");
@@ -215,6 +216,15 @@ function withActiveRun(stage: StageOutcome): StageOutcome {
     if (stage.action !== "detached") return stage;
     const active = listRuns(home()).find((run) => run.stage === stage.name && isActive(run));
     return active === undefined ? stage : { ...stage, key: active.key, run: active.run };
+}
+
+/** A stage that was refused has no outputs, but a result in the store. */
+async function withVerdict(stage: StageOutcome): Promise<StageOutcome> {
+    if (stage.action !== "refused" || stage.key === undefined) return stage;
+    const { Store } = await import("../pipeline/store/store");
+    const { evaluation } = await import("../pipeline/evaluation");
+    const result = await new Store(home()).result(stage.key);
+    return result === undefined ? stage : { ...stage, digest: result.digest, facts: evaluation.facts(result.metrics) };
 }
 
 function judge(ended: Ended, outcomes: Outcomes, stages: readonly StageOutcome[]): Result {

@@ -59,6 +59,8 @@ export interface StageOutcome {
 const DETACHED = "detached:";
 const PROBLEM = "has a problem: ";
 const REFUSED = "refused by the gate: ";
+/** The last line of a refusal: the verdict's own run, as the URI of its result. */
+const JUDGEMENT = /^ {2}all there is to say: (file:\S+\/([0-9a-f]{64})\/out)$/m;
 
 /** Reads the engine's events into what became of each stage. */
 export class Outcomes {
@@ -131,10 +133,12 @@ export class Outcomes {
         if (!step.type.startsWith("finetune:")) return undefined;
         const error = (this.errorsByUrn.get(step.urn) ?? []).join("\n");
         const detached = error.includes(DETACHED);
+        const [, uri, key] = JUDGEMENT.exec(error) ?? [];
         return this.put(step, {
             action: detached ? "detached" : error.startsWith(REFUSED) ? "refused" : "failed",
             reasons: step.op === "update" ? reasonsOf(step) : [],
             ...(detached ? {} : { error }),
+            ...(uri === undefined || key === undefined ? {} : { key, uri }),
         });
     }
 

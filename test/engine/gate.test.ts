@@ -125,6 +125,25 @@ describe("a worse model", () => {
         expect(rig.stored("export")).toEqual(before);
         expect(rig.stored("evaluation")?.outputs).toMatchObject({ key: stageOf(first, "evaluation").key });
         expect(rig.runs("Training").map(({ state }) => state)).toEqual(["succeeded", "succeeded"]);
+        // The same for programs.
+        const { key, facts } = stage("evaluation");
+        const { tuned: accepted } = stageOf(first, "evaluation").facts as { tuned: { evalLoss: number } };
+        const judged = facts as { verdict: string; failed: JsonObject[]; worse: { question: string }[] };
+        expect(rig.runs("Evaluation").map((one) => one.key)).toContain(key);
+        expect(judged).toMatchObject({
+            verdict: "refused",
+            failed: [
+                { metric: "evalLoss", against: "base", held: false },
+                {
+                    metric: "evalLoss",
+                    against: "incumbent",
+                    held: false,
+                    other: expect.closeTo(accepted.evalLoss, 3) as number,
+                },
+            ],
+        });
+        expect(judged.worse.length).toBeGreaterThan(0);
+        for (const { question } of judged.worse) expect(test).toContain(question);
         // Every case of all three models is there to be looked at.
         const file = fileURLToPath(/all there is to say: (.*)$/m.exec(error)?.[1] ?? "");
         const { base, incumbent, tuned } = read(path.join(file, "evaluation.json")) as Evaluation;

@@ -207,11 +207,11 @@ describe("what an update leaves in the history", () => {
     const report = { stack: "dev", notice: "", language: "en" } as const;
     const outcome = (kind: string, action: StageOutcome["action"], rest: Partial<StageOutcome> = {}): StageOutcome => ({
         ...{ name: kind.toLowerCase(), type: `finetune:pipeline:${kind}`, action, reasons: [] },
-        ...(action === "refused" || action === "skipped" ? {} : { key: keyOf(kind), digest: digests.get(kind) ?? "" }),
+        ...(action === "skipped" ? {} : { key: keyOf(kind), digest: digests.get(kind) ?? "" }),
         ...rest,
     });
 
-    test("one that was refused: its page is made of the newest evaluation of the training", async () => {
+    test("one that was refused: its page is made of the evaluation that was refused", async () => {
         const home = newHome();
         await storeIn(home);
         const reasons = [{ field: "learningRate", old: 0.1, new: 0.2 }];

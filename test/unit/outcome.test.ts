@@ -162,6 +162,14 @@ describe("a stage that did not end well", () => {
         expect(outcomes.list([training])).toEqual([{ ...training, action: "detached", reasons: [] }]);
     });
 
+    test("is refused by the gate, with the key and the address of its verdict", () => {
+        const key = "0123456789abcdef".repeat(4);
+        const uri = `file:///home/me/.retune/runs/${key}/out`;
+        const refusal = `refused by the gate: the condition failed\n  evalLoss 2 against 1\n  all there is to say: ${uri}`;
+        const outcomes = after("up", error(`updating failed: ${refusal}`, urn), failed("update"));
+        expect(outcomes.list([training])).toMatchObject([{ ...training, action: "refused", key, uri, error: refusal }]);
+    });
+
     test("was refused its inputs: each problem, and a mistake of the configuration", () => {
         const refused = (text: string) =>
             error(`finetune:pipeline:Training resource 'training' has a problem: ${text}`, urn);
