@@ -1,3 +1,4 @@
+import type { ChildProcessWithoutNullStreams } from "node:child_process";
 import * as fs from "node:fs";
 
 export interface Process {
@@ -18,6 +19,25 @@ export function processOf(pid: number): Process | undefined {
     } catch {
         return undefined;
     }
+}
+
+/** What a process prints until it ends, given all of its input; rejects where it could not be started. */
+export function outputOf(
+    child: ChildProcessWithoutNullStreams,
+    input: string,
+): Promise<{ readonly code: number | null; readonly stdout: string; readonly stderr: string }> {
+    return new Promise((resolve, reject) => {
+        let stdout = "";
+        let stderr = "";
+        child.stdout.setEncoding("utf8").on("data", (text: string) => (stdout += text));
+        child.stderr.setEncoding("utf8").on("data", (text: string) => (stderr += text));
+        child.on("error", reject);
+        child.on("close", (code) => {
+            resolve({ code, stdout, stderr });
+        });
+        child.stdin.on("error", () => undefined); // it ended before it read everything; its exit code says why
+        child.stdin.end(input);
+    });
 }
 
 /** Names the time since the machine was started. */

@@ -48,7 +48,6 @@ export const pushFields = {
 };
 
 export type PushInputs = z.infer<z.ZodObject<typeof pushFields>>;
-export type PushArgs = PushInputs;
 export type HuggingFaceSettings = z.infer<typeof huggingfaceSettings>;
 export type S3Settings = z.infer<typeof s3Settings>;
 

@@ -5,7 +5,7 @@ import type { EvaluationArgs } from "./evaluation";
 import type { ExportArgs } from "./export";
 import type { JsonObject } from "./identity";
 import type { ModelArgs } from "./model";
-import type { PushArgs } from "./push";
+import type { PushInputs } from "./push";
 import type { ReportArgs } from "./report";
 import type { ServiceArgs } from "./service";
 import type { TrainingArgs } from "./training";
@@ -94,7 +94,7 @@ export class Service extends StageResource {
 
 /** A copy of the exported model, on Hugging Face or in a bucket; `uri` is its address. */
 export class Push extends StageResource {
-    constructor(name: string, args: Inputs<PushArgs>, options?: CustomResourceOptions) {
+    constructor(name: string, args: Inputs<PushInputs>, options?: CustomResourceOptions) {
         super("Push", name, args, options);
     }
 }

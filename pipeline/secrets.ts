@@ -33,3 +33,11 @@ export function secretOf(name: SecretName): string | undefined {
     const value = configured.get(name) ?? (variable === undefined ? undefined : process.env[variable]);
     return value === "" ? undefined : value;
 }
+
+/** A run lives on, its environment is there for everybody of this user to read: what it needs comes over stdin. */
+export function withoutSecrets(environment: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
+    const harmless = Object.entries(environment).filter(
+        ([name]) => !/TOKEN|SECRET|PASS(WORD|PHRASE)|CREDENTIAL|KEY/i.test(name),
+    );
+    return Object.fromEntries(harmless);
+}

@@ -10,9 +10,14 @@ export interface HubRepository {
     endpoint: string | undefined;
 }
 
+/** Where Hugging Face is: a mirror that is named for it, else the one in the environment, else its own address. */
+export function hubAddress(endpoint: string | undefined): string {
+    return (endpoint ?? process.env["HF_ENDPOINT"] ?? "https://huggingface.co").replace(/\/+$/, "");
+}
+
 /** The request for a part of a repository's API or one of its files. The token goes to the endpoint only, never into a message. */
 function ask({ kind, repo, endpoint }: HubRepository, place: string): Request {
-    const host = (endpoint ?? process.env["HF_ENDPOINT"] ?? "https://huggingface.co").replace(/\/+$/, "");
+    const host = hubAddress(endpoint);
     const token = secretOf("huggingfaceToken");
     const local = kind === "model" ? "folder" : "file";
     return {

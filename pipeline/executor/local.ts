@@ -2,6 +2,8 @@ import { spawn, type ChildProcessWithoutNullStreams } from "node:child_process";
 import * as fs from "node:fs";
 import * as path from "node:path";
 import { home, project, pythonEnvironment } from "../../scripts/locations.cjs";
+import { outputOf } from "../processes";
+import { withoutSecrets } from "../secrets";
 import { UserError } from "../user-error";
 import { Store, type Result } from "../store/store";
 import type { Executor, Garbage, GarbageRequest, Job, RunStatus, Submitted, Supplies } from "./executor";
@@ -100,30 +102,11 @@ export class LocalExecutor implements Executor, Machine {
         });
     }
 
-    private run<Answer>(verb: readonly string[], input = ""): Promise<Answer> {
-        const child = this.spawn(verb);
-        return new Promise((resolve, reject) => {
-            let stdout = "";
-            let stderr = "";
-            child.stdout.setEncoding("utf8").on("data", (text: string) => (stdout += text));
-            child.stderr.setEncoding("utf8").on("data", (text: string) => (stderr += text));
-            child.on("error", reject);
-            child.on("close", (code) => {
-                if (code === 0) resolve(JSON.parse(stdout) as Answer);
-                else reject(new UserError(`the runner could not ${verb[0] ?? ""}: ${lastLine(stderr)}`));
-            });
-            child.stdin.on("error", () => undefined); // it ended before it read everything; its exit code says why
-            child.stdin.end(input);
-        });
+    private async run<Answer>(verb: readonly string[], input = ""): Promise<Answer> {
+        const { code, stdout, stderr } = await outputOf(this.spawn(verb), input);
+        if (code === 0) return JSON.parse(stdout) as Answer;
+        throw new UserError(`the runner could not ${verb[0] ?? ""}: ${lastLine(stderr)}`);
     }
-}
-
-/** A run lives on, its environment is there for everybody of this user to read: what it needs comes over stdin. */
-export function withoutSecrets(environment: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
-    const harmless = Object.entries(environment).filter(
-        ([name]) => !/TOKEN|SECRET|PASS(WORD|PHRASE)|CREDENTIAL|KEY/i.test(name),
-    );
-    return Object.fromEntries(harmless);
 }
 
 function lastLine(text: string): string {

@@ -389,11 +389,15 @@ export function driftOf(outputs: JsonObject): Change[] {
     return drift === undefined || drift === null ? [] : [{ kind: "removed", field: "drift", old: drift }];
 }
 
-/** Why an update is called, in words: also where nothing has changed. */
 function reasons(stage: Stage, inputs: JsonObject, olds: JsonObject, oldInputs: JsonObject): string[] {
-    const changes = changesBetween(identityOf(stage, plain(oldInputs)), identityOf(stage, inputs)).map(describeChange);
-    if (typeof olds["drift"] === "string") changes.push(`repairs: ${olds["drift"]}`);
-    return changes.length > 0 ? changes : ["the last update did not come to its end"];
+    return reasonsFor(changesBetween(identityOf(stage, plain(oldInputs)), identityOf(stage, inputs)), olds);
+}
+
+/** Why an update is called, in words: also where nothing has changed. */
+export function reasonsFor(changes: readonly Change[], olds: JsonObject): string[] {
+    const said = changes.map(describeChange);
+    if (typeof olds["drift"] === "string") said.push(`repairs: ${olds["drift"]}`);
+    return said.length > 0 ? said : ["the last update did not come to its end"];
 }
 
 /** The inputs with what the stack's past adds to them. */

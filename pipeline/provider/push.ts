@@ -1,12 +1,20 @@
 import { z } from "zod";
-import { changesBetween, describeChange, type Change } from "../changes";
+import { changesBetween, type Change } from "../changes";
 import { hasUnknown, keyOf, listFiles, UNKNOWN, type JsonObject } from "../identity";
 import { differenceOf, driftOfCopy, MARK, named, pushFields, type Listing, type Place, type PushInputs } from "../push";
 import { HuggingFacePlace } from "../push/huggingface";
 import { S3Place } from "../push/s3";
 import type { Store } from "../store/store";
 import { UserError } from "../user-error";
-import { checkFields, driftOf, Interrupted, type Checked, type Log, type ResourceLifecycle } from "./lifecycle";
+import {
+    checkFields,
+    driftOf,
+    Interrupted,
+    reasonsFor,
+    type Checked,
+    type Log,
+    type ResourceLifecycle,
+} from "./lifecycle";
 import { plain, withoutNulls } from "./values";
 
 /**
@@ -31,7 +39,8 @@ export class PushLifecycle implements ResourceLifecycle {
 
     preview(urn: string, news: JsonObject, olds: JsonObject | undefined, oldInputs: JsonObject | undefined) {
         const inputs = plain(news);
-        const why = olds === undefined ? "new" : reasons(plain(oldInputs ?? {}), inputs, olds);
+        const changes = changesBetween(plain(oldInputs ?? {}), inputs);
+        const why = olds === undefined ? "new" : reasonsFor(changes, olds).join("; ");
         this.log(urn, `would push: ${why}`, { ephemeral: false });
         const uri = hasUnknown({ ...inputs, model: null }) ? UNKNOWN : this.place(inputs).uri;
         const key = hasUnknown(inputs) ? UNKNOWN : keyOf("Push", inputs);
@@ -147,12 +156,6 @@ function refuseForeign({ uri }: Place, files: Listing, besides: readonly string[
     throw new UserError(
         `${uri} has files that this stack has not put there (${named(foreign)}): name an empty place, or remove them`,
     );
-}
-
-function reasons(old: JsonObject, now: JsonObject, olds: JsonObject): string {
-    const said = changesBetween(old, now).map(describeChange);
-    if (typeof olds["drift"] === "string") said.push(`repairs: ${olds["drift"]}`);
-    return said.length > 0 ? said.join("; ") : "the last update did not come to its end";
 }
 
 function count(files: number): string {

@@ -1,7 +1,7 @@
 import * as path from "node:path";
 import { z } from "zod";
 import { targetSchema, type Target } from "../../infra/target";
-import { changesBetween, describeChange, type Change } from "../changes";
+import { changesBetween, type Change } from "../changes";
 import { machineFor } from "../executor/executors";
 import type { Machine, ServiceStart, ServiceStatus } from "../executor/machine";
 import { hasUnknown, keyOf, UNKNOWN, type Json, type JsonObject } from "../identity";
@@ -10,7 +10,16 @@ import type { SessionEntry } from "../stage";
 import type { Store } from "../store/store";
 import { UserError } from "../user-error";
 import { Detached, orDetached, placeOf } from "./ensure";
-import { checkFields, driftOf, Interrupted, nameOf, type Checked, type Log, type ResourceLifecycle } from "./lifecycle";
+import {
+    checkFields,
+    driftOf,
+    Interrupted,
+    nameOf,
+    reasonsFor,
+    type Checked,
+    type Log,
+    type ResourceLifecycle,
+} from "./lifecycle";
 import { plain, withoutNulls } from "./values";
 
 const SECOND = 1000;
@@ -40,13 +49,8 @@ export class ServiceLifecycle implements ResourceLifecycle {
 
     preview(urn: string, news: JsonObject, olds: JsonObject | undefined, oldInputs: JsonObject | undefined) {
         const inputs = plain(news);
-        this.log(
-            urn,
-            `would ${olds === undefined ? "start" : `swap: ${why(olds, oldInputs ?? {}, inputs).join("; ")}`}`,
-            {
-                ephemeral: false,
-            },
-        );
+        const what = olds === undefined ? "start" : `swap: ${why(olds, oldInputs ?? {}, inputs).join("; ")}`;
+        this.log(urn, `would ${what}`, { ephemeral: false });
         const { model, port } = inputs;
         const key = hasUnknown(identityOf(inputs)) ? UNKNOWN : keyOf("Service", identityOf(inputs));
         return Promise.resolve({ key, digest: model, uri: uriOf(port), action: "would-run" });
@@ -191,9 +195,7 @@ function changes(old: JsonObject, now: JsonObject): Change[] {
 }
 
 function why(olds: JsonObject, oldInputs: JsonObject, inputs: JsonObject): string[] {
-    const said = changes(plain(oldInputs), inputs).map(describeChange);
-    if (typeof olds["drift"] === "string") said.push(`repairs: ${olds["drift"]}`);
-    return said.length > 0 ? said : ["the last update did not come to its end"];
+    return reasonsFor(changes(plain(oldInputs), inputs), olds);
 }
 
 function driftSeen(status: ServiceStatus, key: string): string | undefined {

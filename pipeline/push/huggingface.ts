@@ -1,12 +1,13 @@
 import { spawn } from "node:child_process";
 import * as fs from "node:fs";
 import * as path from "node:path";
+import { hubAddress } from "../../datasets/sources/huggingface";
 import { pythonEnvironment } from "../../scripts/locations.cjs";
-import { withoutSecrets } from "../executor/local";
 import { isSafe } from "../fields";
 import { isObject, parseJson, type JsonObject } from "../identity";
 import type { Difference, HuggingFaceSettings, Listing, Place, Seen } from "../push";
-import { secretOf } from "../secrets";
+import { outputOf } from "../processes";
+import { secretOf, withoutSecrets } from "../secrets";
 import { UserError } from "../user-error";
 
 /** Made by the hub with every repository; it says which files are large. */
@@ -21,8 +22,7 @@ export class HuggingFacePlace implements Place {
         private readonly settings: HuggingFaceSettings,
         private readonly cancelled: AbortSignal,
     ) {
-        const address = settings.endpoint ?? process.env["HF_ENDPOINT"] ?? "https://huggingface.co";
-        this.endpoint = address.replace(/\/+$/, "");
+        this.endpoint = hubAddress(settings.endpoint);
         this.uri = `${this.endpoint}/${settings.repository}`;
     }
 
@@ -106,17 +106,6 @@ export class HuggingFacePlace implements Place {
             detached: true, // the terminal's Ctrl-C is the client's business
             signal: this.cancelled,
         });
-        return new Promise((resolve, reject) => {
-            let stdout = "";
-            let stderr = "";
-            child.stdout.setEncoding("utf8").on("data", (text: string) => (stdout += text));
-            child.stderr.setEncoding("utf8").on("data", (text: string) => (stderr += text));
-            child.on("error", reject);
-            child.on("close", () => {
-                resolve({ stdout, stderr });
-            });
-            child.stdin.on("error", () => undefined); // it ended early; its last words say why
-            child.stdin.end(JSON.stringify(request));
-        });
+        return outputOf(child, JSON.stringify(request));
     }
 }

@@ -1,5 +1,6 @@
 import { spawn } from "node:child_process";
 import { parseJson } from "../identity";
+import { outputOf } from "../processes";
 import { MARK, type Difference, type Place, type S3Settings, type Seen } from "../push";
 import { secretOf } from "../secrets";
 import { UserError } from "../user-error";
@@ -62,18 +63,9 @@ export class S3Place implements Place {
             detached: true, // the terminal's Ctrl-C is the client's business
             signal: this.cancelled,
         });
-        let stdout = "";
-        let stderr = "";
-        child.stdout.setEncoding("utf8").on("data", (text: string) => (stdout += text));
-        child.stderr.setEncoding("utf8").on("data", (text: string) => (stderr += text));
-        const code = await new Promise<number | null>((resolve, reject) => {
-            child.on("error", (error: NodeJS.ErrnoException) => {
-                if (error.code !== "ENOENT") reject(error);
-                else reject(new UserError("push.s3 wants rclone, which is not on PATH: https://rclone.org/install"));
-            });
-            child.on("close", resolve);
-            child.stdin.on("error", () => undefined); // it ended early; its exit code says so
-            child.stdin.end(input);
+        const { code, stdout, stderr } = await outputOf(child, input).catch((error: unknown) => {
+            if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
+            throw new UserError("push.s3 wants rclone, which is not on PATH: https://rclone.org/install");
         });
         if (code === 0) return stdout;
         if (code === NO_BUCKET) return undefined;

@@ -1,11 +1,9 @@
-import { execFileSync, spawn, spawnSync, type ChildProcess } from "node:child_process";
+import { execFileSync, spawnSync, type ChildProcess } from "node:child_process";
 import * as fs from "node:fs";
 import * as path from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { moto } from "./moto";
-import { eventually } from "./processes";
+import { startS3 } from "./moto";
 import { all, digestsOf, Rig, type Answer } from "./rig";
-import { freePort } from "../free-port";
 
 const BUCKET = "models";
 
@@ -22,19 +20,9 @@ describe.skipIf(!rclone)("a mirror of the store on S3", () => {
 
     beforeAll(async () => {
         rig = new Rig();
-        const port = await freePort();
-        server = spawn(moto(), ["-H", "127.0.0.1", "-p", String(port)], { stdio: "ignore" });
-        Object.assign(rig.environment, {
-            // rclone 1.60, Debian's, does not start with one of its own.
-            AWS_CA_BUNDLE: undefined,
-            RCLONE_CONFIG: "/dev/null",
-            RCLONE_CONFIG_MIRROR_TYPE: "s3",
-            RCLONE_CONFIG_MIRROR_PROVIDER: "Other",
-            RCLONE_CONFIG_MIRROR_ENDPOINT: `http://127.0.0.1:${port}`,
-            RCLONE_CONFIG_MIRROR_ACCESS_KEY_ID: "test",
-            RCLONE_CONFIG_MIRROR_SECRET_ACCESS_KEY: "test",
-        });
-        await eventually("moto listens", () => spawnSync("curl", ["-sf", `http://127.0.0.1:${port}/`]).status === 0);
+        const s3 = await startS3();
+        server = s3.server;
+        Object.assign(rig.environment, s3.environment);
         ask("mkdir", `mirror:${BUCKET}`);
         rig.configure({ target: { mirror: `mirror:${BUCKET}/here` } });
     });

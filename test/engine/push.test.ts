@@ -1,13 +1,11 @@
-import { execFileSync, spawn, spawnSync, type ChildProcess } from "node:child_process";
+import { execFileSync, spawnSync, type ChildProcess } from "node:child_process";
 import * as fs from "node:fs";
 import * as path from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { JsonObject } from "../../pipeline/identity";
-import { freePort } from "../free-port";
 import { Hub } from "./hub";
-import { moto } from "./moto";
-import { eventually } from "./processes";
+import { startS3 } from "./moto";
 import { filesBelow, pulumi, Rig, type Answer } from "./rig";
 
 // In two parts, so that this file, of which the project has a copy, does not hold it.
@@ -184,21 +182,9 @@ describe.skipIf(!rclone)("a push to S3", () => {
 
     beforeAll(async () => {
         rig = new Rig({ standIns: true });
-        const port = await freePort();
-        endpoint = `http://127.0.0.1:${port}`;
-        server = spawn(moto(), ["-H", "127.0.0.1", "-p", String(port)], { stdio: "ignore" });
-        Object.assign(rig.environment, {
-            // rclone 1.60, Debian's, does not start with one of its own.
-            AWS_CA_BUNDLE: undefined,
-            RCLONE_CONFIG: "/dev/null",
-            AWS_ACCESS_KEY_ID: "test",
-            AWS_SECRET_ACCESS_KEY: "test",
-            RCLONE_CONFIG_MIRROR_TYPE: "s3",
-            RCLONE_CONFIG_MIRROR_PROVIDER: "Other",
-            RCLONE_CONFIG_MIRROR_ENDPOINT: endpoint,
-            RCLONE_CONFIG_MIRROR_ENV_AUTH: "true",
-        });
-        await eventually("moto listens", () => spawnSync("curl", ["-sf", endpoint]).status === 0);
+        const s3 = await startS3();
+        ({ endpoint, server } = s3);
+        Object.assign(rig.environment, s3.environment);
         rig.configure({ push: { s3: { bucket: "models", prefix: "here/cold", endpoint } } });
     });
     afterAll(async () => {
