@@ -44,17 +44,45 @@ function lossOf({ losses }: Evaluated): number {
     return nats / tokens;
 }
 
+/** Complaints by the advice that they get: a question names three of them, so that even the tiny model learns the answer. */
+const COMPLAINTS = {
+    休息: ["头痛", "头晕", "失眠", "疲劳", "心悸", "乏力"],
+    喝水: ["咳嗽", "咽干", "鼻塞", "痰多", "声哑", "喷嚏"],
+    服药: ["发烧", "寒战", "高热", "畏寒", "盗汗", "潮热"],
+    就医: ["胸痛", "咯血", "昏迷", "抽搐", "便血", "失明"],
+};
+
+/** Every three complaints of the same kind once: 20 questions for each advice. */
+function consultations() {
+    const rows = Object.entries(COMPLAINTS).flatMap(([answer, all]) =>
+        all.flatMap((one, i) =>
+            all
+                .slice(i + 1)
+                .flatMap((two, j) => all.slice(i + j + 2).map((three) => [one, two, three].join("、")))
+                .map((question) => ({ question, answer, label: "内科" })),
+        ),
+    );
+    return rows.map((row, id) => ({ ...row, id, related_diseases: "", score: 5 }));
+}
+
 // One home with the real LLaMA-Factory, from a first model to one that is refused and back.
 describe("a worse model", () => {
     let rig: Rig;
     let first: Answer;
     let exported: string[];
-    const GATED: JsonObject = { training: { maxSteps: 20 }, evaluation: { gate: null } };
+    const STEPS = 100;
+    const HELD_OUT = 16;
+    const GATED: JsonObject = {
+        dataset: { split: { test: 0.2 } },
+        training: { method: "full", maxSteps: STEPS, batchSize: 8, threads: 1 },
+        evaluation: { gate: null },
+    };
     const count = (kind: string): number => rig.runs(kind).length;
     const models = () => ["Baseline", "Answers", "Training", "Export"].map(count);
 
     beforeAll(() => {
         rig = new Rig();
+        rig.writeRows(consultations());
         rig.configure(GATED);
     });
     afterAll(() => rig.dispose());
@@ -62,8 +90,8 @@ describe("a worse model", () => {
     test("a first model has no incumbent: it passes against the base alone", async () => {
         const { code, answer, actions, stage, stderr } = await rig.json("up");
         expect({ code, actions }, stderr).toEqual({ code: 0, actions: all("ran") });
-        expect(stage("evaluation").facts).toMatchObject({ rows: 4, incumbent: null, verdict: "accepted" });
-        expect(stderr).toContain("warning: 4 held-out rows are fewer than 30: the verdict may be chance\n");
+        expect(stage("evaluation").facts).toMatchObject({ rows: HELD_OUT, incumbent: null, verdict: "accepted" });
+        expect(stderr).toContain("warning: 16 held-out rows are fewer than 30: the verdict may be chance\n");
         first = answer;
         exported = listing(folderOf(first, "export"));
     });
@@ -87,17 +115,19 @@ describe("a worse model", () => {
         expect(verdict.decision).toBe(lossOf(tuned) <= lossOf(base) ? "accepted" : "refused");
     });
 
-    test("answers that are scrambled before the training: refused, the old export stays byte for byte", async () => {
+    test("answers that are shuffled before the training: refused, the old export stays byte for byte", async () => {
         const test = fs.readFileSync(path.join(folderOf(first, "dataset"), "test.jsonl"), "utf8");
-        // Each character stands for a letter: what is learned from it is of no use for the rows that are held out.
-        const scrambled = (text: string): string =>
-            Array.from(text, (one) => String.fromCharCode(97 + (one.charCodeAt(0) % 26))).join("");
-        rig.writeRows(
-            rig.sample(40).map((row) => {
-                const answer = row["answer"] as string;
-                return test.includes(JSON.stringify(row["question"])) ? row : { ...row, answer: scrambled(answer) };
-            }),
-        );
+        const isHeldOut = ({ question }: { question: string }) => test.includes(JSON.stringify(question));
+        const trained = consultations().filter((row) => !isHeldOut(row));
+        expect(trained).toHaveLength(80 - HELD_OUT);
+        // The very same answers, dealt out anew: most questions get a wrong one.
+        const shuffled = consultations().map((row) => {
+            const place = trained.findIndex(({ id }) => id === row.id);
+            return place < 0 ? row : { ...row, answer: trained[(place * 37 + 5) % trained.length]?.answer ?? "" };
+        });
+        const sorted = (rows: readonly { answer: string }[]) => rows.map(({ answer }) => answer).sort();
+        expect(sorted(shuffled)).toEqual(sorted(consultations()));
+        rig.writeRows(shuffled);
         const before = rig.stored("export");
         const { code, answer, actions, stage, stderr } = await rig.json("up");
         expect({ code, result: answer.result, actions }, stderr).toEqual({
@@ -110,7 +140,7 @@ describe("a worse model", () => {
         const number = String.raw`\d+\.\d{4}`;
         expect(error).toMatch(
             new RegExp(
-                String.raw`^refused by the gate: 2 of 2 conditions failed\n[^]*` +
+                String.raw`^refused by the gate: 1 of 2 conditions failed\n` +
                     `  evalLoss ${number} against ${number} of the incumbent: worse by ${number}, where 0 is allowed \\(`,
             ),
         );
@@ -128,12 +158,16 @@ describe("a worse model", () => {
         // The same for programs.
         const { key, facts } = stage("evaluation");
         const { tuned: accepted } = stageOf(first, "evaluation").facts as { tuned: { evalLoss: number } };
-        const judged = facts as { verdict: string; failed: JsonObject[]; worse: { question: string }[] };
+        const judged = facts as {
+            verdict: string;
+            failed: [{ certainty: number; tuned: number; other: number }];
+            worse: { question: string }[];
+        };
         expect(rig.runs("Evaluation").map((one) => one.key)).toContain(key);
         expect(judged).toMatchObject({
             verdict: "refused",
+            // Against the base it holds: what an answer looks like was learned, only not which.
             failed: [
-                { metric: "evalLoss", against: "base", held: false },
                 {
                     metric: "evalLoss",
                     against: "incumbent",
@@ -142,12 +176,14 @@ describe("a worse model", () => {
                 },
             ],
         });
+        const [{ certainty, tuned: lost, other }] = judged.failed;
+        expect({ certainty, isFar: lost > 2 * other }).toEqual({ certainty: 1, isFar: true });
         expect(judged.worse.length).toBeGreaterThan(0);
         for (const { question } of judged.worse) expect(test).toContain(question);
         // Every case of all three models is there to be looked at.
         const file = fileURLToPath(/all there is to say: (.*)$/m.exec(error)?.[1] ?? "");
         const { base, incumbent, tuned } = read(path.join(file, "evaluation.json")) as Evaluation;
-        expect([base, incumbent, tuned].map((model) => model?.losses.length)).toEqual([4, 4, 4]);
+        expect([base, incumbent, tuned].map((model) => model?.losses.length)).toEqual([HELD_OUT, HELD_OUT, HELD_OUT]);
     });
 
     test("the same again is refused again, and nothing runs", async () => {
@@ -167,7 +203,7 @@ describe("a worse model", () => {
         ]);
         const { incumbent, training, differences } = report;
         expect(incumbent?.trained).toBe(stageOf(first, "training").digest);
-        expect([incumbent?.training?.losses.length, training.losses.length]).toEqual([20, 20]);
+        expect([incumbent?.training?.losses.length, training.losses.length]).toEqual([STEPS, STEPS]);
         // Each metric against both, each with its interval.
         expect(differences.filter(({ interval }) => interval !== undefined)).toHaveLength(10);
         const page = fs.readFileSync(path.join(history, "2", "report.html"), "utf8");
@@ -176,7 +212,7 @@ describe("a worse model", () => {
     });
 
     test("going back takes what is there, and then everything is unchanged", async () => {
-        rig.writeRows(rig.sample(40));
+        rig.writeRows(consultations());
         const before = rig.runs().length;
         const back = await rig.json("up");
         expect({ code: back.code, actions: back.actions }).toEqual({
