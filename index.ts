@@ -8,12 +8,14 @@ import { Dataset, Evaluation, Export, Model, Push, Report, Service, Training } f
 Error.stackTraceLimit = 0; // 40 % of what the SDK costs per resource
 
 const { target: declared, ...configuration } = readConfiguration();
-const target = targetOf(declared, getStack(), configuration.training.precision);
+const { precision, cutoffLength, threads } = configuration.training;
+const { enabled, ...serving } = configuration.service;
+const needsVllm = enabled && serving.backend === "vllm";
+
+const target = targetOf(declared, getStack(), { precision, ...(needsVllm ? { vllm: true } : {}) });
 const { template, enableThinking } = configuration.model;
 const { recipe } = configuration.dataset;
 const chat = { template, ...(enableThinking === undefined ? {} : { enableThinking }) };
-
-const { precision, cutoffLength, threads } = configuration.training;
 
 const limitsLength = configuration.dataset.quality.overCutoff !== undefined;
 const dataset = new Dataset("dataset", { ...configuration.dataset, ...(limitsLength ? { cutoffLength } : {}) });
@@ -61,7 +63,6 @@ const merged = new Export("export", {
     configuration: portable(configuration),
 });
 
-const { enabled, ...serving } = configuration.service;
 const service = enabled
     ? new Service(
           "service",

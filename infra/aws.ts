@@ -24,7 +24,7 @@ import { UserError } from "../pipeline/user-error";
 import { imageParameter, instanceTypeOf, quotaOf } from "./aws/offers";
 import { HostKey, Offer, type Found } from "./aws/offer";
 import { userData } from "./aws/user-data";
-import { Host } from "./host/host";
+import { Host, type Needs } from "./host/host";
 import { meter } from "./host/prepare";
 import { preparation } from "./ssh";
 import type { AwsTarget, SshTarget } from "./target";
@@ -39,7 +39,7 @@ const RECOVERABLE = 30;
  * the models, a network without an open door, the machine, and a clock outside of it that stops it for good. From there
  * on it is a host that is reached by SSH, and one that sleeps when nothing runs.
  */
-export function awsTarget(target: AwsTarget, stack: string, precision: string): Output<SshTarget> {
+export function awsTarget(target: AwsTarget, stack: string, needs: Needs): Output<SshTarget> {
     const { region, instanceType, spot, access } = target;
     const pricePerHour = target.pricePerHour ?? instanceTypeOf(instanceType).price;
     const publicKey = readPublicKey(target.identity);
@@ -50,7 +50,7 @@ export function awsTarget(target: AwsTarget, stack: string, precision: string): 
         region,
         zone: target.zone,
         spot,
-        precision,
+        precision: needs.precision,
         gpu: target.gpu,
         pricePerHour,
         deadline: target.deadline,
@@ -233,7 +233,7 @@ export function awsTarget(target: AwsTarget, stack: string, precision: string): 
         { target: reached },
         { home, idleMinutes: target.idleMinutes, pricePerHour, budget: target.budget },
     );
-    const wanted = { target: reached, precision };
+    const wanted = { target: reached, ...needs };
     const prepared =
         python === undefined
             ? preparation(target, { target: reached }, wanted, { dependsOn: [ticking] })

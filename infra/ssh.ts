@@ -3,7 +3,7 @@ import type { Input, Output } from "@pulumi/pulumi";
 import { output } from "@pulumi/pulumi/output.js";
 import type { CustomResourceOptions } from "@pulumi/pulumi/resource.js";
 import { UserError } from "../pipeline/user-error";
-import { Host, HostRepairs } from "./host/host";
+import { Host, HostRepairs, type Needs } from "./host/host";
 import { prepareHost, type HostSettings } from "./host/prepare";
 import type { Connection, Way } from "./host/remote";
 import type { SshTarget } from "./target";
@@ -13,8 +13,8 @@ import type { SshTarget } from "./target";
  * stages take the answer, so that none of them starts on a host that is not what it must be. What a refresh finds amiss
  * is prepared again where a script mends it, and verified again.
  */
-export function sshTarget(target: SshTarget, precision: string): Output<SshTarget> {
-    const wanted = { target, precision };
+export function sshTarget(target: SshTarget, needs: Needs): Output<SshTarget> {
+    const wanted = { target, ...needs };
     const way = (): Way => (isDirect(target) ? { connection: connectionOf(target) } : { target });
     const prepared = target.python === undefined ? preparation(target, way(), wanted) : output("");
     return new Host("host", { ...wanted, prepared }).target;
@@ -26,7 +26,7 @@ type Settings = Pick<SshTarget, "home" | "gpu" | "driver" | "cudaToolkit" | "mir
 export function preparation(
     { home, gpu, driver, cudaToolkit, mirrors }: Settings,
     way: Way,
-    wanted: { readonly target: Input<SshTarget>; readonly precision: string },
+    wanted: { readonly target: Input<SshTarget> } & Needs,
     options: CustomResourceOptions = {},
 ): Output<string> {
     const settings: HostSettings = {

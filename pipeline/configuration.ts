@@ -4,13 +4,14 @@ import { Config } from "@pulumi/pulumi/config.js";
 import { allConfig, isConfigSecret } from "@pulumi/pulumi/runtime/config.js";
 import { type z } from "zod";
 import { declaredTargetSchema, precisionOn } from "../infra/target";
-import { project } from "../scripts/locations.cjs";
+import { cache, project, pythonEnvironment } from "../scripts/locations.cjs";
 import { datasetSettings } from "./dataset";
 import { evaluationSettings } from "./evaluation";
 import { exportSettings } from "./export";
 import { flag, group, problemsOf, unknownKey, type Problem } from "./fields";
 import { isObject, type Json, type JsonObject } from "./identity";
 import { checkOptions, checkTemplate } from "./llamafactory/options";
+import { vllmIn, vllmProblem } from "./llamafactory/vllm";
 import { modelSettings } from "./model";
 import { nearest } from "./nearest";
 import { pushSettings } from "./push";
@@ -56,6 +57,7 @@ export function readConfiguration(): Configuration {
         else problems.push(...problemsOf(parsed.error, [name]));
     }
     problems.push(...missingPaths(configuration as Partial<Configuration>));
+    problems.push(...backendProblems(configuration as Partial<Configuration>));
     problems.push(...llamafactoryProblems(given, configuration as Partial<Configuration>));
     problems.push(...gateProblems(given, configuration as Partial<Configuration>));
     if (problems.length > 0) {
@@ -190,6 +192,21 @@ function missingPaths({ dataset, model }: Partial<Configuration>): Problem[] {
     if (dataset && "file" in dataset.source) check("dataset.source.file", "file", dataset.source.file);
     if (model && "folder" in model.source) check("model.source.folder", "folder", model.source.folder);
     return problems;
+}
+
+/** Whether this machine has what its service is to answer with; another machine says so itself, when it is looked at. */
+function backendProblems({ target, service }: Partial<Configuration>): Problem[] {
+    if (target?.type !== "local" || service?.enabled !== true || service.backend !== "vllm") return [];
+    const environment = pythonEnvironment();
+    const python = path.join(environment, "bin", "python");
+    if (!fs.existsSync(python)) return []; // what comes first says so
+    // The environment has no pip. Set-up's own uv is there unless one was on PATH.
+    const folder = path.join(cache(), "uv");
+    const [own] = fs.existsSync(folder) ? fs.readdirSync(folder) : [];
+    const uv = own === undefined ? "uv" : path.join(folder, own, "bin", "uv");
+    const install = `${uv} pip install --python ${python}`;
+    const message = vllmProblem(vllmIn(python), environment, install);
+    return message === undefined ? [] : [{ path: "service.backend", message }];
 }
 
 /** Paths in a stack's file are relative to the project, wherever the command was started. */

@@ -1,3 +1,5 @@
+import { vllmProblem } from "../../pipeline/llamafactory/vllm";
+
 /** What infra/host/probe.py finds out; what it cannot is null. */
 export interface Facts {
     /** The host's clock, in seconds since 1970. */
@@ -28,6 +30,7 @@ export interface Facts {
             readonly available: boolean;
             readonly bf16: boolean;
         } | null;
+        readonly vllm: string | null;
     } | null;
     readonly diskFreeMiB: number;
     readonly memory: { readonly totalMiB: number; readonly swapMiB: number };
@@ -47,6 +50,8 @@ export interface Wanted {
     readonly gpu: "none" | "required";
     readonly precision: "fp32" | "bf16" | "fp16";
     readonly llamafactory: string;
+    /** Whether a service is to answer with vLLM. */
+    readonly vllm?: boolean | undefined;
     /** The client's clock when the host was asked, in seconds since 1970. */
     readonly time: number;
 }
@@ -236,7 +241,7 @@ function gpuFindings({ gpus }: Facts, { precision }: Wanted): Finding[] {
     return findings;
 }
 
-function environmentFindings({ environment, driver }: Facts, { gpu, llamafactory }: Wanted): Finding[] {
+function environmentFindings({ environment, driver }: Facts, { gpu, llamafactory, vllm }: Wanted): Finding[] {
     const wrong = (found: string, expected: string, message: string): Finding[] => [
         { ...error("environment", found, expected), message, repairedBy: "environment" },
     ];
@@ -256,10 +261,12 @@ function environmentFindings({ environment, driver }: Facts, { gpu, llamafactory
     if (environment.torch === null) {
         return wrong("torch does not start", "torch", `torch in ${environment.folder} cannot be imported`);
     }
-    if (gpu === "none") return [];
+    const serving = vllm === true ? vllmFindings(environment) : [];
+    if (gpu === "none") return serving;
     const { version, cuda, available } = environment.torch;
     if (cuda === null) {
-        return wrong(version, `CUDA ${WHEEL.cuda}`, `torch ${version} in ${environment.folder} was built without CUDA`);
+        const message = `torch ${version} in ${environment.folder} was built without CUDA`;
+        return [...wrong(version, `CUDA ${WHEEL.cuda}`, message), ...serving];
     }
     // Without a working driver it cannot be otherwise, and that is said already.
     if (!available && driver.programs !== null) {
@@ -268,9 +275,16 @@ function environmentFindings({ environment, driver }: Facts, { gpu, llamafactory
                 ...error("cuda", "not available", "available"),
                 message: `the driver works, and torch ${version} sees no GPU: \`python -c "import torch; torch.cuda.init()"\` in ${environment.folder} says why. On a machine with NVSwitch, nvidia-fabricmanager of the driver's version must be running`,
             },
+            ...serving,
         ];
     }
-    return [];
+    return serving;
+}
+
+/** No script brings it: a preparation is of what every run needs. */
+function vllmFindings({ vllm, folder }: NonNullable<Facts["environment"]>): Finding[] {
+    const message = vllmProblem(vllm, folder, `${folder}/bin/python -m pip install`);
+    return message === undefined ? [] : [{ ...error("vllm", vllm ?? "none", "one that LLaMA-Factory takes"), message }];
 }
 
 function error(field: string, found: string, wanted: string) {

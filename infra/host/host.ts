@@ -4,10 +4,16 @@ import { declared } from "../../pipeline/resources";
 import type { SshTarget } from "../target";
 import type { Repair } from "./contract";
 
-interface HostArgs {
-    readonly target: Input<SshTarget>;
-    /** Of the weights and of the arithmetic that the stages want of it. */
+/** What the stages want of a host besides what is in the target. */
+export interface Needs {
+    /** Of the weights and of the arithmetic. */
     readonly precision: string;
+    /** There where a service is to answer with it. */
+    readonly vllm?: true;
+}
+
+interface HostArgs extends Needs {
+    readonly target: Input<SshTarget>;
     /** What its preparation last said: it is looked at again after each. */
     readonly prepared: Input<string>;
 }

@@ -21,6 +21,7 @@ cuda = torch.cuda.is_available()
 print(json.dumps({"version": torch.__version__, "cuda": torch.version.cuda, "available": cuda,
                   "bf16": cuda and torch.cuda.is_bf16_supported(including_emulation=False)}))
 """
+VLLM = "import importlib.metadata; print(importlib.metadata.version('vllm'))"
 
 
 def run(*command, seconds=20):
@@ -132,6 +133,7 @@ def environment(folder):
         "python": said(str(python), "-c", "import platform; print(platform.python_version())"),
         "llamafactory": first(re.compile(r"(?<=version )\d[\w.]*|(?<=version: )\d[\w.]*"), version),
         "torch": json.loads(torch.splitlines()[-1]) if torch else None,
+        "vllm": said(str(python), "-c", VLLM),
     }
 
 

@@ -77,7 +77,7 @@ export function programs(program: string): Record<string, string> {
     const own: Partial<Record<string, readonly string[]>> = {
         "train.py": ["preflight.py", "estimate.py"],
         "export.py": ["parity.py"],
-        "serve.py": ["answering.py"],
+        "serve.py": ["guard.py", "answering.py"],
         "chat.py": ["answering.py"],
     };
     const modules = ["retune_job.py", ...(own[program] ?? [])];

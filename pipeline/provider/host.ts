@@ -14,7 +14,7 @@ import { UserError } from "../user-error";
 import { checkFields, driftOf, type Checked, type Log, type ResourceLifecycle } from "./lifecycle";
 import { plain, withoutNulls } from "./values";
 
-const wanted = { target: targetSchema, precision: z.enum(PRECISIONS) };
+const wanted = { target: targetSchema, precision: z.enum(PRECISIONS), vllm: z.boolean().optional() };
 const fields = { ...wanted, prepared: z.string() };
 
 interface Look {
@@ -88,15 +88,15 @@ export class HostLifecycle implements ResourceLifecycle {
 
     /** What was seen in this operation already, or a look. */
     glance(urn: string, inputs: JsonObject): Promise<Look> {
-        const { target, precision } = inputs;
-        const machine = JSON.stringify([target, precision]);
+        const { target, precision, vllm = false } = inputs;
+        const machine = JSON.stringify([target, precision, vllm]);
         const seen = this.seen.get(machine) ?? this.look(urn, inputs);
         this.seen.set(machine, seen);
         return seen;
     }
 
     private async look(urn: string, inputs: JsonObject, sleeping: "wake" | "let sleep" = "let sleep"): Promise<Look> {
-        const { target, precision } = z.object(wanted).parse(inputs);
+        const { target, precision, vllm } = z.object(wanted).parse(inputs);
         if (target.type !== "ssh") throw new UserError(`target.type: a host is reached by ssh, not ${target.type}`);
         const executor = new SshExecutor(target, this.store, (line) => {
             this.log(urn, line, { ephemeral: false, warning: true });
@@ -115,7 +115,7 @@ export class HostLifecycle implements ResourceLifecycle {
         const facts = JSON.parse(answer) as Facts;
         const { llamafactory } = versions("llamafactory");
         const time = (before + Date.now() / 1000) / 2;
-        return { facts, findings: check(facts, { gpu: target.gpu, precision, llamafactory, time }) };
+        return { facts, findings: check(facts, { gpu: target.gpu, precision, llamafactory, vllm, time }) };
     }
 }
 
@@ -193,5 +193,6 @@ function shown({ release, architecture, driver, gpus, memory, environment }: Fac
         torch: environment?.torch?.version ?? null,
         cuda: environment?.torch?.cuda ?? null,
         llamafactory: environment?.llamafactory ?? null,
+        ...(environment?.vllm ? { vllm: environment.vllm } : {}),
     };
 }

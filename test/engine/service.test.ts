@@ -1,15 +1,13 @@
-import { spawnSync } from "node:child_process";
 import * as fs from "node:fs";
-import * as os from "node:os";
 import * as path from "node:path";
 import OpenAI, { type APIError } from "openai";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import type { JsonObject } from "../../pipeline/identity";
+import { digestOfFiles, listFiles, type JsonObject } from "../../pipeline/identity";
 import { reportSchema } from "../../pipeline/report/data";
+import { Store } from "../../pipeline/store/store";
 import { freePort } from "../free-port";
 import { childrenOf, commandOf, environmentOf, eventually, isAlive, processes } from "./processes";
-import { project } from "../../scripts/locations.cjs";
-import { filesBelow, python, Rig, type Answer } from "./rig";
+import { all, filesBelow, python, Rig, type Answer } from "./rig";
 
 // The exported tiny Qwen3 behind LLaMA-Factory's own API, asked by OpenAI's own client.
 describe("the service", () => {
@@ -52,6 +50,18 @@ describe("the service", () => {
         const { action, reasons } = stages.find(({ kind }) => kind === "Service") ?? {};
         return { newest, action, reasons, address: served?.address };
     };
+
+    /** An export whose digest is right and whose weights have lost their end; answers the digest. */
+    async function brokenExport(): Promise<string> {
+        const whole = rig.runs("Export")[0]?.folder ?? "";
+        const copy = path.join(rig.home, "broken");
+        fs.cpSync(path.join(whole, "out"), copy, { recursive: true, dereference: true });
+        const weights = path.join(copy, "model.safetensors");
+        fs.truncateSync(weights, fs.statSync(weights).size - 100);
+        const files = await listFiles(copy);
+        await new Store(rig.home).keep(copy, digestOfFiles(files), files);
+        return digestOfFiles(files);
+    }
 
     /** Asks again and again until `work` is done; answers which models have answered, without repetitions in a row. */
     async function asking<Value>(work: Promise<Value>) {
@@ -149,17 +159,41 @@ describe("the service", () => {
         expect((await client().chat.completions.create(question)).choices).toHaveLength(1);
     });
 
-    test("goes on with the old model while a new one does not come up: no request fails", async () => {
-        configure({ backend: "vllm" });
+    test("goes on with the old model while a new one cannot be loaded: no request fails", async () => {
+        const program = path.join(rig.project, "index.ts");
+        const source = fs.readFileSync(program, "utf8");
+        const broken = await brokenExport();
+        const asked = source.replace(
+            "{ target, model: merged.digest, ...chat",
+            `{ target, model: "${broken}", ...chat`,
+        );
+        expect(asked).not.toBe(source);
+        fs.writeFileSync(program, asked);
+        const before = serving();
         const { models, answers, value } = await asking(rig.json("up"));
+        fs.writeFileSync(program, source);
         expect(value.code).toBe(1);
-        expect(service(value.answer)?.action).toBe("failed");
+        expect(value.actions).toEqual({ ...all("unchanged"), report: "skipped", service: "failed" });
         expect(service(value.answer)?.error).toMatch(
-            /^the model did not come up: service\.backend vllm: vLLM is not installed in \S+; install vllm>=0\.4\.3,<=0\.11\.0 there, or set service\.backend to huggingface; the one before goes on serving\n/,
+            /^the model did not come up: the model cannot be loaded: SafetensorError: Error while deserializing header: incomplete metadata, file not fully covered; the one before goes on serving\n {2}last lines of its log:\n/,
         );
         expect(models).toHaveLength(1);
         expect(answers).toBeGreaterThan(3);
-        expect(serving()).toHaveLength(2);
+        expect(serving()).toEqual(before);
+        // The stack is what it was: there is nothing to bring back.
+        expect((await rig.json("up")).actions).toEqual({ ...all("unchanged"), service: "unchanged" });
+        expect(serving()).toEqual(before);
+    });
+
+    test("is not asked to use vLLM where there is none: said before anything runs", async () => {
+        configure({ backend: "vllm" }, { training: { learningRate: 0.02 } });
+        const { code, stderr } = await rig.json("up");
+        const environment = path.dirname(path.dirname(python));
+        expect(code).toBe(2);
+        expect(stderr).toContain(
+            `the configuration has a problem:\n  retune:service.backend: vLLM is not installed in ${environment}: \``,
+        );
+        expect(rig.runs("Training")).toHaveLength(1);
     });
 
     test("is left as it is by an update that the gate refuses: no request fails", async () => {
@@ -243,81 +277,4 @@ function listening(pid: number): string[] {
                 return `${kind === "tcp" ? [...bytes].join(".") : address}:${parseInt(hex, 16)}`;
             });
     });
-}
-
-// The weights are of 62 GiB and take no place on the disk; the limit is one on the process, as `ulimit -v` sets it.
-describe("a model that memory does not do for", () => {
-    let folder: string;
-    beforeAll(() => {
-        folder = fs.mkdtempSync(path.join(os.tmpdir(), "retune-large-"));
-        writeLargeModel(path.join(folder, "work", "model"));
-        const parameters = { template: "qwen3", enableThinking: null, precision: "fp32", backend: "huggingface" };
-        fs.writeFileSync(
-            path.join(folder, "job.json"),
-            JSON.stringify({ inputs: { model: "f".repeat(64) }, parameters }),
-        );
-    });
-    afterAll(() => {
-        fs.rmSync(folder, { recursive: true, force: true });
-    });
-
-    test.each([
-        ["safetensors", 16, "Cannot allocate memory (os error 12)"],
-        [
-            "torch",
-            100,
-            /^unable to mmap \d+ bytes from file <base\/model\.safetensors>: Cannot allocate memory \(12\)$/,
-        ],
-    ])("is named as such where %s cannot have it, with %d GB", (_, gigabytes, said) => {
-        const program = path.join(project, "pipeline", "llamafactory", "programs", "serve.py");
-        const work = path.join(folder, "work");
-        const { status } = spawnSync("prlimit", [`--as=${gigabytes * 1e9}`, python, program], {
-            cwd: work,
-            input: `${JSON.stringify({ key: "key", socket: path.join(folder, "socket") })}\n`,
-            env: { ...process.env, OMP_NUM_THREADS: "1" },
-        });
-        expect(status).toBe(1);
-        const outcome = JSON.parse(fs.readFileSync(path.join(work, "outcome.json"), "utf8")) as { error: string };
-        const [, reason] = /^out of memory while the model was loaded: (.*)$/.exec(outcome.error) ?? [];
-        expect(reason).toEqual(typeof said === "string" ? said : expect.stringMatching(said));
-    });
-});
-
-/** A Qwen3 of an embedding and a norm, whose vocabulary is large. */
-function writeLargeModel(place: string): void {
-    const [rows, columns] = [256_000_000, 64];
-    const shape = { num_attention_heads: 4, num_key_value_heads: 2, head_dim: 16, num_hidden_layers: 0 };
-    const config = { architectures: ["Qwen3ForCausalLM"], model_type: "qwen3", vocab_size: rows, hidden_size: columns };
-    const sizes = { intermediate_size: 128, max_position_embeddings: 2048, tie_word_embeddings: true };
-    const special = ["<|im_end|>", "<|endoftext|>"];
-    const tokens = special.map((content, index) => ({
-        ...{ id: index + 1, content, special: true },
-        ...{ single_word: false, lstrip: false, rstrip: false, normalized: false },
-    }));
-    const vocabulary = { "a": 0, "<|im_end|>": 1, "<|endoftext|>": 2 };
-    const files = {
-        "config.json": { ...config, ...shape, ...sizes },
-        "tokenizer.json": {
-            ...{ version: "1.0", added_tokens: tokens, model: { type: "BPE", vocab: vocabulary, merges: [] } },
-        },
-        "tokenizer_config.json": {
-            ...{ tokenizer_class: "PreTrainedTokenizerFast", eos_token: special[0], pad_token: special[1] },
-        },
-    };
-    fs.mkdirSync(place, { recursive: true });
-    for (const [name, content] of Object.entries(files)) {
-        fs.writeFileSync(path.join(place, name), JSON.stringify(content));
-    }
-    const embedding = rows * columns * 4;
-    const end = embedding + columns * 4;
-    const header = JSON.stringify({
-        "model.embed_tokens.weight": { dtype: "F32", shape: [rows, columns], data_offsets: [0, embedding] },
-        "model.norm.weight": { dtype: "F32", shape: [columns], data_offsets: [embedding, end] },
-        "__metadata__": { format: "pt" },
-    });
-    const length = Buffer.alloc(8);
-    length.writeBigUInt64LE(BigInt(header.length));
-    const file = path.join(place, "model.safetensors");
-    fs.writeFileSync(file, Buffer.concat([length, Buffer.from(header)]));
-    fs.truncateSync(file, 8 + header.length + end);
 }

@@ -1,3 +1,5 @@
+import * as fs from "node:fs";
+import * as path from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { all, python, Rig } from "../engine/rig";
 import { describeOverSsh } from "./over-ssh";
@@ -20,12 +22,19 @@ describeOverSsh("a host as a resource", () => {
         answer.stages.find(({ name }) => name === "host");
 
     test("a machine without what a run needs is refused, with all reasons at once, before anything runs", async () => {
-        rig.configure({ target: { ...sshd.target, python, gpu: "required" } });
+        rig.configure({
+            target: { ...sshd.target, python, gpu: "required" },
+            service: { enabled: true, backend: "vllm" },
+        });
         const { code, answer } = await rig.json("up");
         expect({ code, result: answer.result }).toEqual({ code: 1, result: "failed" });
         expect(host(answer)?.action).toBe("failed");
         expect(host(answer)?.error).toMatch(/^127\.0\.0\.1 cannot be used/);
         expect(host(answer)?.error).toContain("GPU");
+        const environment = fs.realpathSync(path.join(python, "..", ".."));
+        expect(host(answer)?.error).toContain(
+            `\n  vLLM is not installed in ${environment}: \`${environment}/bin/python -m pip install "vllm>=0.4.3,<=0.11.0"\` installs it, and \`service.backend: huggingface\` does without`,
+        );
         expect(rig.runs("Model")).toEqual([]);
     });
 

@@ -54,7 +54,10 @@ describe.skipIf(withoutMachines !== undefined)(
             );
             host.has("loginctl", 'case "$*" in *Linger*) echo yes ;; *) echo no ;; esac');
             const torch = { version: "2.8.0+cu128", cuda: "12.8", available: true, bf16: true };
-            host.has("python", `case "$2" in *torch*) echo '${JSON.stringify(torch)}' ;; *) echo 3.11.14 ;; esac`);
+            host.has(
+                "python",
+                `case "$2" in *vllm*) echo 0.11.0 ;; *torch*) echo '${JSON.stringify(torch)}' ;; *) echo 3.11.14 ;; esac`,
+            );
             host.has("llamafactory-cli", "echo '| Welcome to LLaMA Factory, version 0.9.5                |'");
             for (const name of ["python", "llamafactory-cli"]) {
                 const file = `home/a user/.retune/miniforge/envs/llama-factory/bin/${name}`;
@@ -88,6 +91,7 @@ describe.skipIf(withoutMachines !== undefined)(
                     python: "3.11.14",
                     llamafactory: "0.9.5",
                     torch: { version: "2.8.0+cu128", cuda: "12.8", available: true, bf16: true },
+                    vllm: "0.11.0",
                 },
                 memory: { totalMiB: 15_800, swapMiB: 2048 },
                 timers: {

@@ -64,7 +64,7 @@ beforeEach(async () => {
 async function target(settings: Readonly<Record<string, unknown>> = {}): Promise<unknown> {
     const declared = declaredTargetSchema.parse({ type: "aws", region: "us-east-1", identity, ...settings });
     const { awsTarget } = await import("../../infra/aws");
-    const answer: Output<unknown> = awsTarget(declared as AwsTarget, "huatuo", "bf16");
+    const answer: Output<unknown> = awsTarget(declared as AwsTarget, "huatuo", { precision: "bf16" });
     return new Promise((resolve) => answer.apply(resolve));
 }
 

@@ -1,7 +1,10 @@
+import * as fs from "node:fs";
+import * as os from "node:os";
 import path from "node:path";
 import * as runtime from "@pulumi/pulumi/runtime/config.js";
 import { beforeEach, describe, expect, onTestFinished, test, vi } from "vitest";
 import { readConfiguration } from "../../pipeline/configuration";
+import { pythonEnvironment } from "../../scripts/locations.cjs";
 
 const { setAllConfig } = runtime as unknown as {
     readonly setAllConfig: (values: Record<string, string>, secrets?: readonly string[]) => void;
@@ -129,6 +132,44 @@ test("all problems are reported at once, each with its path", () => {
             "  retune:training.llamafactory.lora_dropot: unknown LLaMA-Factory option; did you mean lora_dropout?",
         ]);
     }
+});
+
+describe("vLLM behind the service of this machine", () => {
+    const service = { enabled: true, backend: "vllm" };
+    /** An environment whose Python says that it has this release. */
+    function environmentWith(release: string): string {
+        const cache = fs.mkdtempSync(path.join(os.tmpdir(), "retune-cache-"));
+        vi.stubEnv("RETUNE_CACHE", cache);
+        const environment = pythonEnvironment();
+        fs.mkdirSync(path.join(environment, "bin"), { recursive: true });
+        fs.mkdirSync(path.join(cache, "uv", "0.9.30"), { recursive: true });
+        fs.writeFileSync(path.join(environment, "bin", "python"), `#!/bin/sh\necho ${release}\n`, { mode: 0o755 });
+        onTestFinished(() => {
+            fs.rmSync(cache, { recursive: true });
+        });
+        return environment;
+    }
+
+    test.each([
+        ["", "vLLM is not installed in ENVIRONMENT"],
+        ["0.12.0", "vLLM 0.12.0 is in ENVIRONMENT, and LLaMA-Factory takes 0.4.3 to 0.11.0"],
+    ])("is refused when its release is '%s', with what to do", (release, problem) => {
+        const environment = environmentWith(release);
+        const uv = path.join(environment, "..", "..", "uv", "0.9.30", "bin", "uv");
+        expect(() => read({ service })).toThrow(
+            `the configuration has a problem:\n  retune:service.backend: ${problem.replace("ENVIRONMENT", environment)}: ` +
+                `\`${uv} pip install --python ${environment}/bin/python "vllm>=0.4.3,<=0.11.0"\` installs it, ` +
+                "and `service.backend: huggingface` does without",
+        );
+    });
+
+    test("is taken when it is there, and not looked for where nobody asks for it", () => {
+        environmentWith("0.11.0");
+        expect(read({ service }).service.backend).toBe("vllm");
+        environmentWith("");
+        expect(read({ service: { ...service, enabled: false } }).service.backend).toBe("vllm");
+        expect(read({ service: { enabled: true } }).service.backend).toBe("huggingface");
+    });
 });
 
 test("a secret has no place in it", () => {

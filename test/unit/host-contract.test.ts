@@ -19,6 +19,7 @@ const good: Facts = {
         python: "3.11.14",
         llamafactory: "0.9.5",
         torch: { version: "2.8.0+cu128", cuda: "12.8", available: true, bf16: true },
+        vllm: null,
     },
     diskFreeMiB: 150_000,
     memory: { totalMiB: 15_800, swapMiB: 0 },
@@ -242,6 +243,28 @@ describe("environment", () => {
         const finding = only({ environment: { ...environment, torch: { ...torch, available: false } } });
         expect(brief(finding)).toEqual(["cuda", "error"]);
         expect(finding.message).toContain("nvidia-fabricmanager");
+    });
+});
+
+describe("vLLM, where a service is to answer with it,", () => {
+    const folder = "/home/ubuntu/.retune/miniforge/envs/llama-factory";
+    const advice = `\`${folder}/bin/python -m pip install "vllm>=0.4.3,<=0.11.0"\` installs it, and \`service.backend: huggingface\` does without`;
+
+    test.each([
+        [null, `vLLM is not installed in ${folder}: ${advice}`],
+        ["0.4.2", `vLLM 0.4.2 is in ${folder}, and LLaMA-Factory takes 0.4.3 to 0.11.0: ${advice}`],
+        ["0.11.1", `vLLM 0.11.1 is in ${folder}, and LLaMA-Factory takes 0.4.3 to 0.11.0: ${advice}`],
+    ])("is missing when it is %s", (vllm, message) => {
+        const environment = good.environment && { ...good.environment, vllm };
+        const finding = only({ environment }, { vllm: true });
+        expect(brief(finding)).toEqual(["vllm", "error"]);
+        expect(finding.message).toBe(message);
+        expect(check({ ...good, environment }, wanted)).toEqual([]);
+    });
+
+    test.each(["0.4.3", "0.10.2", "0.11.0", "0.11.0+cu128"])("is there when it is %s", (vllm) => {
+        const environment = good.environment && { ...good.environment, vllm };
+        expect(check({ ...good, environment }, { ...wanted, vllm: true })).toEqual([]);
     });
 });
 

@@ -1,20 +1,37 @@
 """A model that answers people: what service and chat have in common."""
 
+import logging
 import os
+import re
 import sys
 import threading
+import traceback
 
 os.environ["API_VERBOSE"] = "0"  # else every request is printed in full
 os.environ["ALLOW_LOCAL_FILES"] = "0"
 
+import transformers.modeling_utils
 from llamafactory.chat import ChatModel
 from retune_job import DTYPES, fail, parameters, template_options
 
 
+class Invented(logging.Handler):
+    """Hears of weights that are not in the files: transformers makes some up, warns, and goes on."""
+
+    names = None
+
+    def emit(self, record) -> None:
+        found = re.search(r"newly initialized: \[(.*)\]", record.getMessage())
+        if found:
+            self.names = found[1].replace("'", "")
+
+
 def load(options: dict, backend: str = "huggingface") -> ChatModel:
-    """The model of these options of LLaMA-Factory; where memory does not do for it, the program ends with that."""
+    """The model of these options of LLaMA-Factory; where it cannot be loaded, the program ends with the reason."""
+    invented = Invented(logging.WARNING)
+    transformers.modeling_utils.logger.addHandler(invented)
     try:
-        return ChatModel(
+        model = ChatModel(
             {
                 **options,
                 **template_options(),
@@ -22,11 +39,16 @@ def load(options: dict, backend: str = "huggingface") -> ChatModel:
                 "infer_dtype": DTYPES[parameters["precision"]],
             }
         )
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate memory" in str(error):
-            said = str(error).splitlines()[:1] or [type(error).__name__]
-            fail(f"out of memory while the model was loaded: {said[0]}")
-        raise
+    except Exception as error:
+        said = str(error).strip()
+        if isinstance(error, MemoryError) or "out of memory" in said or "allocate memory" in said:
+            first, *_ = said.splitlines() or [type(error).__name__]
+            fail(f"out of memory while the model was loaded: {first}")
+        traceback.print_exc()
+        fail(f"the model cannot be loaded: {type(error).__name__}: {' '.join(said.split())}")
+    if invented.names is not None:
+        fail(f"the model cannot be loaded: weights are not in its files: {invented.names}")
+    return model
 
 
 def context_of(engine) -> int:

@@ -4,102 +4,47 @@ import importlib.util
 import json
 import os
 import sys
+from pathlib import Path
 
-# The key comes over stdin, into the memory of this process and nowhere else.
-given = json.loads(sys.stdin.readline())
-os.environ.update(API_KEY=given["key"], MAX_CONCURRENT="1")
+from retune_job import base_model, fail, job, parameters
 
-from retune_job import base_model, fail, job, parameters  # noqa: E402
-
-if parameters["backend"] == "vllm" and importlib.util.find_spec("vllm") is None:
-    fail(
-        f"service.backend vllm: vLLM is not installed in {sys.prefix}; "
-        "install vllm>=0.4.3,<=0.11.0 there, or set service.backend to huggingface"
-    )
-
-import uvicorn  # noqa: E402
-from answering import context_of, end_streams_of_failures, load, tokens_of  # noqa: E402
-from fastapi import HTTPException  # noqa: E402
-from llamafactory.api.app import create_app  # noqa: E402
-from llamafactory.api.chat import _process_request  # noqa: E402
-from llamafactory.api.protocol import ChatCompletionRequest  # noqa: E402
-from pydantic import ValidationError  # noqa: E402
-
-# Tokens of an answer, where a request does not say how many.
-DEFAULT_TOKENS = 1024
+# LLaMA-Factory's own, for which vLLM sets memory aside before the first question.
+VLLM_CONTEXT = 4096
 
 
-class RefusedError(HTTPException):
-    """A request that this model cannot take; `code` is OpenAI's word for it."""
-
-    def __init__(self, message: str, code: str | None = None):
-        super().__init__(400, message)
-        self.code = code
+def vllm_options(folder: str) -> dict:
+    """vLLM refuses a context that is longer than the model's."""
+    longest = json.loads(Path(folder, "config.json").read_text("utf-8")).get("max_position_embeddings")
+    return {"vllm_maxlen": min(VLLM_CONTEXT, longest or VLLM_CONTEXT)}
 
 
-class Guard:
-    """Refuses what the model cannot take before an answer begins: then the client gets a reason, not half an answer."""
+def main() -> None:
+    # The key comes over stdin, into the memory of this process and nowhere else.
+    given = json.loads(sys.stdin.readline())
+    vllm = parameters["backend"] == "vllm"
+    if vllm and importlib.util.find_spec("vllm") is None:
+        fail(
+            f"service.backend vllm: vLLM is not installed in {sys.prefix}; "
+            "install vllm>=0.4.3,<=0.11.0 there, or set service.backend to huggingface"
+        )
 
-    def __init__(self, app, engine):
-        self.app = app
-        self.engine = engine
-        self.context = context_of(engine)
+    import uvicorn
+    from answering import end_streams_of_failures, load
+    from guard import Guard
+    from llamafactory.api.app import create_app
 
-    async def __call__(self, scope, receive, send):
-        if scope["type"] != "http" or scope["path"] != "/v1/chat/completions":
-            return await self.app(scope, receive, send)
-        body = b""
-        more = True
-        while more:
-            message = await receive()
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-        try:
-            body = self.checked(body)
-        except HTTPException as refusal:
-            error = {"message": refusal.detail, "type": "invalid_request_error", "code": getattr(refusal, "code", None)}
-            answer = json.dumps({"error": error}, ensure_ascii=False).encode()
-            kind = [(b"content-type", b"application/json"), (b"content-length", str(len(answer)).encode())]
-            await send({"type": "http.response.start", "status": refusal.status_code, "headers": kind})
-            await send({"type": "http.response.body", "body": answer})
-            return None
-        headers = [(k, v) for k, v in scope["headers"] if k != b"content-length"]
-        scope = {**scope, "headers": [*headers, (b"content-length", str(len(body)).encode())]}
-        unread = [{"type": "http.request", "body": body, "more_body": False}]
-
-        async def replay():
-            return unread.pop() if unread else await receive()
-
-        return await self.app(scope, replay, send)
-
-    def checked(self, body: bytes) -> bytes:
-        """The request, with a length of its answer that fits. What LLaMA-Factory itself refuses stays as it is."""
-        try:
-            request = json.loads(body)
-            parsed = ChatCompletionRequest.model_validate(request)
-        except (ValueError, ValidationError):
-            return body
-        contents = [message.content for message in parsed.messages]
-        if any(part.type != "text" for content in contents if isinstance(content, list) for part in content):
-            raise RefusedError("this model takes text only")
-        if parsed.stream and parsed.tools:
-            raise RefusedError("calls of tools cannot be streamed")
-        if parsed.stream and parsed.n > 1:
-            raise RefusedError("of several answers none can be streamed: n must be 1")
-        messages, system, tools, *_ = _process_request(parsed)
-        tokens = tokens_of(self.engine, messages, system, tools)
-        left = self.context - tokens
-        if left < 1:
-            raise RefusedError(
-                f"the request is longer than the model's context: {tokens} tokens of {self.context}",
-                "context_length_exceeded",
-            )
-        return json.dumps({**request, "max_tokens": min(parsed.max_tokens or DEFAULT_TOKENS, left)}).encode()
+    os.environ.update(MAX_CONCURRENT="1", API_MODEL_NAME=f"retune-{job['inputs']['model'][:12]}")
+    folder = base_model("model", parameters["precision"])
+    chat_model = load({"model_name_or_path": folder, **(vllm_options(folder) if vllm else {})}, parameters["backend"])
+    if not vllm:
+        end_streams_of_failures(chat_model.engine.model)
+    # Only now: what vLLM starts inherits the environment.
+    os.environ["API_KEY"] = given["key"]
+    app = Guard(create_app(chat_model), chat_model.engine)
+    del os.environ["API_KEY"]
+    uvicorn.run(app, uds=given["socket"], access_log=False, log_level="warning")
 
 
-chat_model = load({"model_name_or_path": base_model("model", parameters["precision"])}, parameters["backend"])
-os.environ["API_MODEL_NAME"] = f"retune-{job['inputs']['model'][:12]}"
-if parameters["backend"] == "huggingface":
-    end_streams_of_failures(chat_model.engine.model)
-app = Guard(create_app(chat_model), chat_model.engine)
-uvicorn.run(app, uds=given["socket"], access_log=False, log_level="warning")
+# vLLM may start a process of its own by importing this file again.
+if __name__ == "__main__":
+    main()
