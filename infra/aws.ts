@@ -20,6 +20,7 @@ import { getServiceQuota } from "@pulumi/aws/servicequotas/getServiceQuota.js";
 import { getParameter } from "@pulumi/aws/ssm/getParameter.js";
 import type { Output, Resource } from "@pulumi/pulumi";
 import { all } from "@pulumi/pulumi/output.js";
+import { s3Remote } from "../pipeline/store/mirror";
 import { UserError } from "../pipeline/user-error";
 import { imageParameter, instanceTypeOf, quotaOf } from "./aws/offers";
 import { HostKey, Offer, type Found } from "./aws/offer";
@@ -31,6 +32,9 @@ import type { AwsTarget, SshTarget } from "./target";
 
 /** Where below the bucket the store's mirror is: the machine may go nowhere else. */
 const PREFIX = "retune";
+/** Where the copies of checkpoints of a spot machine are, and for how many days they wait for their run to go on. */
+const CHECKPOINTS = `${PREFIX}/checkpoints`;
+const RESUMABLE = 30;
 /** Days for which an artifact that was overwritten or deleted can be had back. */
 const RECOVERABLE = 30;
 
@@ -108,6 +112,13 @@ export function awsTarget(target: AwsTarget, stack: string, needs: Needs): Outpu
                     abortIncompleteMultipartUpload: { daysAfterInitiation: 7 },
                     noncurrentVersionExpiration: { noncurrentDays: RECOVERABLE },
                 },
+                {
+                    id: "checkpoints",
+                    status: "Enabled",
+                    filter: { prefix: `${CHECKPOINTS}/` },
+                    expiration: { days: RESUMABLE },
+                    noncurrentVersionExpiration: { noncurrentDays: 1 },
+                },
             ],
         },
         { ...inBucket, dependsOn: [offer, versions] },
@@ -154,7 +165,8 @@ export function awsTarget(target: AwsTarget, stack: string, needs: Needs): Outpu
             metadataOptions: { httpEndpoint: "enabled", httpTokens: "required", httpPutResponseHopLimit: 1 },
             rootBlockDevice: { volumeType: "gp3", volumeSize: target.disk, encrypted: true, deleteOnTermination: true },
             userData: all([hostKey.privateKey, hostKey.publicKey]).apply(([privateKey, known]) =>
-                userData({ privateKey, publicKey: known }),
+                // rclone is what copies the checkpoints.
+                userData({ privateKey, publicKey: known }, spot ? ["rclone"] : []),
             ),
             ...(spot
                 ? {
@@ -220,12 +232,13 @@ export function awsTarget(target: AwsTarget, stack: string, needs: Needs): Outpu
                 driver,
                 cudaToolkit,
                 mirrors,
-                instance: withoutUndefined({ region, access, stack, until, budget: target.budget }),
+                instance: withoutUndefined({
+                    ...{ region, access, stack, until, budget: target.budget },
+                    checkpoints: spot ? `${models}/${CHECKPOINTS}` : undefined,
+                }),
                 pricePerHour,
                 limits,
-                mirror:
-                    target.mirror ??
-                    `:s3,provider=AWS,env_auth=true,no_check_bucket=true,region=${region}:${models}/${PREFIX}`,
+                mirror: target.mirror ?? s3Remote(`${models}/${PREFIX}`, region),
             }),
     );
     // The first thing that is done there: from then on it is the meter that keeps the machine from being powered off.

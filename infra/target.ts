@@ -76,6 +76,10 @@ const ssh = {
         access,
         /** Whose machine it is: what is spent counts for all that the stack has had. */
         stack: text("the name of a stack").optional(),
+        /** Where its role may keep copies of checkpoints: a spot machine may be taken away with its disk. */
+        checkpoints: text("a folder of a bucket")
+            .regex(/^[a-z0-9.-]{3,63}(\/[\w.-]+)+$/, "expected a folder of a bucket such as my-bucket/checkpoints")
+            .optional(),
         /** After this time, as 2026-12-01T00:00:00Z, it is not started any more. */
         until: text("a time").optional(),
         /** Nor when all hours of the stack's machines together have cost this much. */

@@ -36,7 +36,7 @@ export interface Effort {
 }
 
 /** One execution on a target: a job without what the target adds to it. */
-export type TargetRun = Omit<Job, "stage" | "limitSeconds"> & {
+export type TargetRun = Omit<Job, "stage" | "limitSeconds" | "checkpoints"> & {
     /** Whether the artifact is left on the target until it is wanted elsewhere: it is large, and can be had again. */
     readonly stays: boolean;
 };

@@ -76,5 +76,9 @@ export const training: Stage<Inputs> = {
         steps: metric(metrics, "steps"),
         loss: metric(metrics, "loss"),
         evalLoss: metric(metrics, "evalLoss"),
+        // Of one that was interrupted.
+        ...(typeof metrics["resumedFrom"] === "number"
+            ? { resumedFrom: metrics["resumedFrom"], lostSteps: metric(metrics, "lostSteps") }
+            : {}),
     }),
 };

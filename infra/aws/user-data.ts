@@ -4,12 +4,16 @@ const DEAD_MAN = 3600;
 /**
  * What cloud-init does on the machine. First the dead-man switch, at every start: a machine on which the meter of
  * infra/host/meter.sh does not tick is powered off, whatever else has gone wrong. Then the host's own key, so that it is
- * known before anybody connects.
+ * known before anybody connects, and at last the packages.
  */
-export function userData(hostKey: { readonly privateKey: string; readonly publicKey: string }): string {
+export function userData(
+    hostKey: { readonly privateKey: string; readonly publicKey: string },
+    packages: readonly string[] = [],
+): string {
     const cloudConfig = {
         // JSON is YAML. An entry that is a text goes to sh; this one runs at every start, before there is a network.
         bootcmd: [deadManSwitch()],
+        ...(packages.length === 0 ? {} : { package_update: true, packages }),
         ssh_deletekeys: true,
         ssh_keys: { ed25519_private: hostKey.privateKey, ed25519_public: hostKey.publicKey },
         ssh_pwauth: false,

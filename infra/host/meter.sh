@@ -37,7 +37,7 @@ meter() {
     cat <<'END'
 state=/var/lib/retune-meter
 alive=/run/retune-meter
-metadata=http://169.254.169.254/latest
+metadata=${AWS_EC2_METADATA_SERVICE_ENDPOINT:-http://169.254.169.254}/latest
 TICK=5
 # Seconds in which somebody can come to an agreement with a machine whose budget is spent.
 GRACE=600
@@ -81,7 +81,7 @@ taken_back() {
 off() {
     local run until
     printf '%s\n' "$1" | tee "$state/reason"
-    active | while IFS= read -r run; do touch "$run/stop"; done
+    active | while IFS= read -r run; do printf '%s\n' "$1" >"$run/stop"; done
     until=$(($(uptime) + $2))
     while [[ -n $(active) ]] && (($(uptime) < until)); do sleep 1; done
     systemctl poweroff

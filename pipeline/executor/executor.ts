@@ -17,6 +17,8 @@ export interface Job {
     readonly produces: readonly string[];
     /** Whether the program saves a checkpoint and ends by itself when it is asked to stop. */
     readonly stoppable: boolean;
+    /** Where its checkpoints are copied to, as `bucket/folder`, in case that the machine is lost. */
+    readonly checkpoints?: { readonly place: string; readonly region: string } | undefined;
     /** Modules that the worker imports before it forks the program's process. */
     readonly preload: readonly string[];
     readonly environment: Readonly<Record<string, string>>;
@@ -36,7 +38,7 @@ export type RunState = "queued" | "running" | "succeeded" | "failed" | "stopped"
 
 /** One line of a run's events. `time` is in seconds since 1970. */
 export type RunEvent =
-    | { readonly type: "note"; readonly time: number; readonly text: string }
+    | { readonly type: "note"; readonly time: number; readonly text: string; readonly warning?: boolean }
     | { readonly type: "evaluated"; readonly time: number; readonly step: number; readonly evalLoss: number }
     | {
           readonly type: "progress";

@@ -14,7 +14,7 @@ import { programs } from "../llamafactory/job";
 import { describeProgress, type Progress } from "../progress";
 import { secretOf } from "../secrets";
 import { isActive, readRun } from "../store/runs";
-import { Unreachable, type Mirror } from "../store/mirror";
+import { Mirror, s3Remote, Unreachable } from "../store/mirror";
 import type { Result, Store } from "../store/store";
 import { dropUpload, noteUpload } from "../store/uploads";
 import { UserError } from "../user-error";
@@ -106,7 +106,8 @@ async function ensureRun(run: TargetRun, stage: string, surroundings: Surroundin
     // What is damaged here may be whole on the target: then it is only brought here again.
     const again = stored !== undefined && (await executor.missing([stored.digest])).length > 0;
     const { stays, ...rest } = run;
-    const job = { ...rest, stage, limitSeconds };
+    const checkpoints = run.stoppable ? checkpointsOn(surroundings.target) : undefined;
+    const job = { ...rest, stage, limitSeconds, checkpoints };
     let status = again ? undefined : await goingOn(run.key, surroundings);
     if (status === undefined) {
         await provide(Object.entries(run.inputs), stage, surroundings);
@@ -119,6 +120,7 @@ async function ensureRun(run: TargetRun, stage: string, surroundings: Surroundin
     }
     const result = await orDetached(executor.collect(made, stays, progress), surroundings);
     if (result.at === undefined) await sent(result, surroundings);
+    if (checkpoints !== undefined) await dropCheckpoints(run.key, checkpoints, surroundings);
     return { result, action: status.started ? "ran" : "attached", seconds: result.seconds };
 }
 
@@ -159,6 +161,28 @@ async function sent(result: Result, surroundings: Surroundings): Promise<void> {
         if (error instanceof Detached) return;
         if (!(error instanceof UserError)) throw error;
         warn(`${error.message}; run ${result.key.slice(0, 12)} counts, and the next \`npm run up\` sends it`);
+    }
+}
+
+/** Where a machine that may be lost with its disk keeps copies of checkpoints. */
+function checkpointsOn(target: Target): Job["checkpoints"] {
+    const { checkpoints: place, region } = (target.type === "ssh" ? target.instance : undefined) ?? {};
+    return place === undefined || region === undefined ? undefined : { place, region };
+}
+
+/** The result is here: nothing goes on from a checkpoint any more. Those that stay are removed by the bucket's own rule. */
+async function dropCheckpoints(
+    key: string,
+    { place, region }: NonNullable<Job["checkpoints"]>,
+    surroundings: Surroundings,
+): Promise<void> {
+    const { store, warn } = surroundings;
+    try {
+        await orDetached(new Mirror(s3Remote(place, region), store).dropCheckpoints(key), surroundings);
+    } catch (error) {
+        if (error instanceof Detached) return;
+        if (!(error instanceof UserError)) throw error;
+        warn(`${error.message}; the checkpoints of run ${key.slice(0, 12)} stay in s3://${place}/${key}`);
     }
 }
 
@@ -209,7 +233,8 @@ async function provide(
         }
         progress(`bringing about ${name} again`);
         await provide(Object.entries(job.inputs), stage, surroundings);
-        const status = await executor.submit({ ...job, limitSeconds }, supplies(job), true);
+        const checkpoints = job.stoppable ? checkpointsOn(surroundings.target) : undefined;
+        const status = await executor.submit({ ...job, limitSeconds, checkpoints }, supplies(job), true);
         const made = await follow(status, surroundings);
         if (made.digest === digest) continue;
         throw new UserError(
@@ -224,8 +249,8 @@ function supplies({ program, hub }: Pick<Job, "program" | "hub">): Supplies {
 }
 
 async function follow(first: RunStatus, surroundings: Surroundings): Promise<Result> {
-    const { executor, cancelled, progress, target } = surroundings;
-    const tell = new Teller(progress, target.pricePerHour);
+    const { executor, cancelled, progress, target, warn } = surroundings;
+    const tell = new Teller(progress, warn, target.pricePerHour);
     let status = first;
     for (;;) {
         tell.since = status.startedAt ?? undefined;
@@ -300,6 +325,7 @@ class Teller {
 
     constructor(
         private readonly progress: (text: string) => void,
+        private readonly warn: (text: string) => void,
         private readonly pricePerHour: number | undefined,
     ) {}
 
@@ -318,7 +344,8 @@ class Teller {
             case "note":
                 this.firstStep = undefined;
                 this.last = undefined;
-                this.line(event.text);
+                if (event.warning === true) this.warn(event.text);
+                else this.line(event.text);
                 break;
             case "evaluated":
                 if (this.last === undefined) this.line(`validation loss ${event.evalLoss.toFixed(4)}`);

@@ -51,10 +51,15 @@ export async function trainingCurves(data: ReportData): Promise<Html> {
         ${await figure(words.learningRate, rates, 140, learningRate, words)}
         <p>
             ${course(words.trainingLoss, points(training.losses), loss, words)}
-            ${best ? words.lowest(best[0], loss(best[1])) : words.noValidation}
-            ${lost.steps > 0 ? words.lost(lost.steps, words.duration(lost.seconds)) : undefined}
+            ${best ? words.lowest(best[0], loss(best[1])) : words.noValidation} ${interruption(lost, words)}
         </p>
         ${numbers(training, words)}`;
+}
+
+function interruption({ steps, seconds, resumedFrom }: ReportData["lost"], words: Words): Html | undefined {
+    if (steps === 0 && resumedFrom === undefined) return undefined;
+    return html`${steps > 0 ? words.lost(steps, words.duration(seconds)) : words.nothingLost}
+    ${resumedFrom ? words.resumed(resumedFrom) : undefined}`;
 }
 
 const dashed = { line: "dashed", marked: true } as const;

@@ -171,7 +171,13 @@ export const reportSchema = z.object({
     settings: json.describe("of the training"),
     training: curves,
     /** What interruptions of the training have cost: done after the last checkpoint, and again. */
-    lost: z.object({ steps: count, seconds: z.number() }),
+    lost: z.object({
+        steps: count,
+        seconds: z.number(),
+        resumedFrom: count
+            .optional()
+            .describe("the step of the checkpoint that the last attempt went on from; 0 where there was none"),
+    }),
     dataset: z.object({
         scanned: count,
         kept: count,

@@ -160,9 +160,13 @@ function withoutName({ name: _name, ...host }: NonNullable<Result["host"]>): Non
     return host;
 }
 
-function lostWork({ lostSteps, lostSeconds }: Metrics): ReportData["lost"] {
+function lostWork({ lostSteps, lostSeconds, resumedFrom }: Metrics): ReportData["lost"] {
     const number = (value: unknown) => (typeof value === "number" ? value : 0);
-    return { steps: number(lostSteps), seconds: number(lostSeconds) };
+    return {
+        steps: number(lostSteps),
+        seconds: number(lostSeconds),
+        ...(typeof resumedFrom === "number" ? { resumedFrom } : {}),
+    };
 }
 
 /** What the training's preflight has found out about the lengths of rows. */

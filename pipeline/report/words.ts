@@ -189,6 +189,8 @@ const english = {
     noValidation: "There are no validation rows, hence no validation loss.",
     lost: (steps: number, time: string): string =>
         `The training was interrupted: ${plural(steps, "step")} (${time}) after the last checkpoint were lost and done again.`,
+    nothingLost: "The training was interrupted; no step was lost.",
+    resumed: (step: number): string => `It went on from the checkpoint at step ${count(step)}.`,
     atStep: (name: string, value: string, step: number): string => `${name}: ${value} at step ${count(step)}.`,
     fromTo: (name: string, first: string, from: number, last: string, to: number): string =>
         `${name}: from ${first} at step ${count(from)} to ${last} at step ${count(to)}.`,
@@ -477,6 +479,8 @@ const chinese: Words = {
     lowest: (step, loss) => `验证损失在第 ${count(step)} 步最低：${loss}。`,
     noValidation: "没有验证数据，因此没有验证损失。",
     lost: (steps, time) => `训练曾中断：最后一个检查点之后的 ${count(steps)} 步（${time}）丢失并重做。`,
+    nothingLost: "训练曾中断，没有丢失任何一步。",
+    resumed: (step) => `它从第 ${count(step)} 步的检查点继续。`,
     atStep: (name, value, step) => `${name}：第 ${count(step)} 步为 ${value}。`,
     fromTo: (name, first, from, last, to) =>
         `${name}：从第 ${count(from)} 步的 ${first} 到第 ${count(to)} 步的 ${last}。`,

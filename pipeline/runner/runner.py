@@ -30,6 +30,7 @@ Layout below H, everything in it written to a temporary name, synced and renamed
     runs/KEY/events.jsonl  progress, one object a line, written by the program
     runs/KEY/log           what the program printed
     runs/KEY/work/         the program's working folder; inputs are links by name, the result is work/out
+    runs/KEY/copied/       what goes to the bucket beside a copy of a checkpoint
     runs/KEY/result.json   digest, files, metrics; written last, only by a run that succeeded
     store/DIGEST/          an artifact; store/DIGEST.json, written after it, lists its files
     store/.incoming/       artifacts of which a part has arrived
@@ -63,6 +64,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from pathlib import Path
@@ -88,6 +90,22 @@ INHERITED = [
 ]
 # Seconds that a worker without jobs stays; long enough to serve the next stage of the same pipeline.
 WORKER_IDLE = 60
+# How rclone reaches S3 with the rights of the machine's own role: before 1.55, Ubuntu 22.04 has 1.53, a remote cannot
+# say it.
+RCLONE = {
+    "RCLONE_CONFIG": "/dev/null",
+    "RCLONE_S3_PROVIDER": "AWS",
+    "RCLONE_S3_ENV_AUTH": "true",
+    "RCLONE_S3_NO_CHECK_BUCKET": "true",
+    # In a versioned bucket to look at what it has just sent would be another right.
+    "RCLONE_S3_NO_HEAD": "true",
+    "RCLONE_RETRIES": "2",
+    "RCLONE_LOW_LEVEL_RETRIES": "3",
+    "RCLONE_CONTIMEOUT": "10s",
+    "RCLONE_TIMEOUT": "60s",
+}
+# Seconds between two copies of what a run has told, where its checkpoints are copied.
+COPY_PAUSE = 60
 # Seconds without a byte after which an artifact's sender counts as gone: its connection may never say so.
 SENDER_IDLE = 30
 
@@ -300,12 +318,7 @@ class Run:
 
     def spent(self) -> float:
         """Seconds that the attempts so far took. One that was killed could not say so: it took until its last event."""
-        state = read_json(self.folder / "state.json") or {}
-        spent = number(state, "spent")
-        if state.get("state") == "running":  # an attempt that came to its end is in `spent`
-            times = [number(event, "time") for event in read_events(self.folder / "events.jsonl")[0]]
-            spent += max(0, max(times, default=0) - (number(state, "startedAt") or float("inf")))
-        return spent
+        return spent_in(self.folder)
 
     def set_reserve(self) -> None:
         with (self.folder / "reserve").open("wb") as file:
@@ -344,6 +357,16 @@ class Run:
         if lock is not None:
             lock.close()
         return lock is None and self.folder.is_dir()
+
+
+def spent_in(folder: Path) -> float:
+    """Seconds of all attempts, by the state and the events in a folder."""
+    state = read_json(folder / "state.json") or {}
+    spent = number(state, "spent")
+    if state.get("state") == "running":  # an attempt that came to its end is in `spent`
+        times = [number(event, "time") for event in read_events(folder / "events.jsonl")[0]]
+        spent += max(0, max(times, default=0) - (number(state, "startedAt") or float("inf")))
+    return spent
 
 
 def submit(home: Path, payload: dict) -> dict:
@@ -469,8 +492,11 @@ def supervise(run: Run, job: dict, earlier: float) -> None:
     """`earlier` are the seconds of the attempts before: a resumed run has cost what they took as well."""
     with device_lock(run):
         begin = now()
+        copies = Copies(run, job["checkpoints"]) if job.get("checkpoints") else None
         try:
-            state, reason = execute(run, job, begin, earlier)
+            if copies and not (run.folder / "stop").exists():
+                earlier = copies.bring(begin, earlier)
+            state, reason = execute(run, job, begin, earlier, copies)
         except Exception as error:
             traceback.print_exc()
             state, reason = "failed", explain(error)
@@ -481,7 +507,7 @@ def supervise(run: Run, job: dict, earlier: float) -> None:
         shutil.rmtree(run.work, ignore_errors=True)
 
 
-def execute(run: Run, job: dict, begin: float, earlier: float):
+def execute(run: Run, job: dict, begin: float, earlier: float, copies):
     """Runs the job and stores what it made; answers the final state and why."""
     if (run.folder / "stop").exists():
         return "stopped", "stopped while it was queued"
@@ -491,10 +517,11 @@ def execute(run: Run, job: dict, begin: float, earlier: float):
     run.set_state("running", startedAt=begin)
     prepare(run, job)
     kills = memory_kills()
-    code, how, software = converse(run, job, left, kills)
+    with copies.kept() if copies else contextlib.nullcontext():
+        code, how, software = converse(run, job, left, kills)
+        if code == STOPPED:
+            return "stopped", how + (copies.finish() if copies else "")
     outcome = read_json(run.work / "outcome.json") or {}
-    if code == STOPPED:
-        return "stopped", how or "stopped on request; a checkpoint was saved"
     if code != 0 or "error" in outcome:
         return "failed", outcome.get("error") or explain_exit(run.folder, code, memory_kills() > kills)
     run.set_state("running", phase="storing")
@@ -563,6 +590,7 @@ def prepare(run: Run, job: dict) -> None:
     """Lays out the working folder; what an earlier attempt left there stays, for its checkpoints."""
     run.work.mkdir(exist_ok=True)
     (run.work / "outcome.json").unlink(missing_ok=True)
+    (run.work / "saved.json").unlink(missing_ok=True)
     shutil.rmtree(run.work / "out", ignore_errors=True)
     (run.work / "out").mkdir()
     for name, digest in job["inputs"].items():
@@ -605,6 +633,190 @@ def explain_exit(folder: Path, code: int, memory_ran_out: bool) -> str:
         return f"the process was ended by {signal.Signals(-code).name}"
     errors = re.findall(r"^[\w.]*(?:Error|Exception|Interrupt)\b.*$", tail(folder / "log"), re.MULTILINE)
     return errors[-1] if errors else f"the program exited with code {code}"
+
+
+# --- copies of checkpoints --------------------------------------------------------------------------------------------
+
+
+class CopyError(Exception):
+    """Why something did not get to the bucket or from there, in words."""
+
+
+class Copies:
+    """Copies of a run's checkpoints in a bucket of S3: a machine that is taken away may take its disk along.
+
+    `where` is {place: BUCKET/PREFIX, region}. Below it and the run's key there are
+
+        0/, 1/                      the files of the last checkpoint, and of one that is on its way
+        checkpoint.json             {key, folder, step, slot, files} of the last one, written after its files
+        state.json, events.jsonl    of the run, as they were at most COPY_PAUSE seconds ago
+
+    rclone does the work, with the rights of the machine's own role, which may remove nothing. A bucket that does not
+    answer is said once, and is no reason to end a training.
+    """
+
+    def __init__(self, run: Run, where: dict):
+        self.run = run
+        self.where = where
+        self.records = run.folder / "copied"
+        self.copied = None
+        self.problem = None
+        self.warned = False
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self.keep, daemon=True)
+        self.process = None
+        self.given_up = False
+
+    def saved(self) -> dict:
+        """What the program says of the last checkpoint that it has written to its end: {folder, step}, or nothing."""
+        return read_json(self.run.work / "saved.json") or {}
+
+    def bring(self, begin: float, earlier: float) -> float:
+        """Brings what another machine has left of this run, where that is further than what is here.
+
+        Answers the seconds of all attempts so far, of which `earlier` are known here.
+        """
+        elsewhere = 0
+        try:
+            self.run.work.mkdir(exist_ok=True)
+            shutil.rmtree(self.records, ignore_errors=True)
+            self.rclone("copy", self.at(), self.records, "--max-depth", "1")
+            elsewhere = spent_in(self.records)
+            if elsewhere > earlier:
+                attempt = int(number(read_json(self.records / "state.json") or {}, "attempt")) + 1
+                self.run.set_state("running", startedAt=begin, attempt=attempt, spent=elsewhere)
+                drop_half_line(self.records / "events.jsonl")
+                (self.records / "events.jsonl").replace(self.run.folder / "events.jsonl")
+            found = read_json(self.records / "checkpoint.json")
+            if found:
+                self.bring_files(found)
+        except (CopyError, OSError, KeyError, TypeError) as problem:
+            self.warn(f"no checkpoint was brought from the mirror: {problem}")
+        return max(earlier, elsewhere)
+
+    def bring_files(self, found: dict) -> None:
+        if found.get("key") != self.run.key or not re.fullmatch(r"[\w-]+(/[\w-]+)*", found["folder"]):
+            raise CopyError("the one that is there is of another run")
+        place = self.run.work / found["folder"]
+        if self.saved().get("step", -1) > found["step"] or all(
+            intact(place / one["path"], one) for one in found["files"]
+        ):
+            return
+        self.note(f"brings the checkpoint at step {found['step']} from the mirror")
+        arrived = self.records / "files"
+        self.rclone("copy", self.at(found["slot"]), arrived)
+        if not all(intact(arrived / one["path"], one) for one in found["files"]):
+            raise CopyError(f"the one at step {found['step']} is damaged there")
+        for path in set(files_below(arrived)) - {one["path"] for one in found["files"]}:  # of an earlier one
+            (arrived / path).unlink()
+        shutil.rmtree(place, ignore_errors=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        arrived.rename(place)
+
+    @contextlib.contextmanager
+    def kept(self):
+        """Copies what the program saves, for as long as it is at work."""
+        self.thread.start()
+        try:
+            yield
+        finally:
+            self.over.set()
+            self.given_up = True
+            if self.process is not None:
+                self.process.kill()
+            self.thread.join()
+
+    def finish(self) -> str:
+        """Copies the last checkpoint of a program that was stopped; answers, in words, whether it is there."""
+        self.over.set()
+        self.thread.join()
+        saved = self.saved()
+        if saved and saved != self.copied:
+            self.copy(saved)
+        if saved and saved == self.copied:
+            return "; the mirror has a copy of it"
+        return f"; it is on this machine alone: {self.problem}" if self.problem else ""
+
+    def keep(self) -> None:
+        tried, since = {}, uptime()
+        while not self.over.wait(0.5):
+            saved = self.saved()
+            if saved != tried or uptime() - since > COPY_PAUSE:
+                tried, since = saved, uptime()
+                self.copy(saved)
+
+    def copy(self, saved: dict) -> None:
+        """Copies a checkpoint, unless it is there, and then what there is to tell of the run."""
+        try:
+            self.records.mkdir(exist_ok=True)
+            if saved and saved != self.copied:
+                self.copy_files(saved)
+            for name in ("state.json", "events.jsonl"):
+                with contextlib.suppress(FileNotFoundError):
+                    shutil.copyfile(self.run.folder / name, self.records / name)
+            self.rclone("copy", self.records, self.at(), "--max-depth", "1")
+            self.copied = saved
+        except (CopyError, OSError) as problem:
+            self.problem = problem
+            if not self.given_up:
+                self.warn(f"checkpoints do not get to the mirror: {problem}")
+
+    def copy_files(self, saved: dict) -> None:
+        """Copies the files of a checkpoint, and writes down what is then to be said of them."""
+        file = self.records / "checkpoint.json"
+        file.unlink(missing_ok=True)
+        self.rclone("copy", self.at(), self.records, "--include", f"/{file.name}")
+        known = read_json(file) or {}
+        if known.get("key") == self.run.key and known["step"] >= saved["step"]:
+            return
+        slot = "1" if known.get("slot") == "0" else "0"
+        frozen = self.records / "files"  # the program removes old checkpoints, in the middle of a copy too
+        shutil.rmtree(frozen, ignore_errors=True)
+        shutil.copytree(self.run.work / saved["folder"], frozen, copy_function=os.link)
+        files = [
+            {"path": path, "size": (frozen / path).stat().st_size, "sha256": sha256(frozen / path)}
+            for path in files_below(frozen)
+        ]
+        self.rclone("copy", frozen, self.at(slot), "--ignore-times")
+        write_json(file, {"key": self.run.key, **saved, "slot": slot, "files": files})
+        shutil.rmtree(frozen)
+
+    def at(self, *parts: str) -> str:
+        return "/".join([f":s3:{self.where['place']}", self.run.key, *parts])
+
+    def rclone(self, *words) -> None:
+        """Throws CopyError; a folder of the bucket that is not there is an empty one."""
+        not_found = 3
+        environment = {**os.environ, **RCLONE, "RCLONE_S3_REGION": self.where["region"]}
+        try:
+            with subprocess.Popen(
+                ["rclone", *map(str, words)],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                preexec_fn=die_with_parent,
+            ) as self.process:
+                if self.given_up:
+                    self.process.kill()
+                _, said = self.process.communicate()
+        except FileNotFoundError:
+            raise CopyError("rclone is not installed on this machine") from None
+        if self.process.returncode not in (0, not_found):
+            lines = re.findall(r"^[\d/]+ [\d:]+ (?:\w+ *: )?(.+)$", said, re.MULTILINE)
+            raise CopyError(lines[-1] if lines else f"rclone ended with {self.process.returncode}")
+
+    def note(self, text: str, **values) -> None:
+        line = json.dumps({"time": round(now(), 3), "type": "note", "text": text, **values}, ensure_ascii=False)
+        with (self.run.folder / "events.jsonl").open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
+
+    def warn(self, text: str) -> None:
+        print(text, flush=True)
+        if not self.warned:
+            self.note(text, warning=True)
+        self.warned = True
 
 
 # --- the store --------------------------------------------------------------------------------------------------------
@@ -1137,8 +1349,7 @@ def dial(address: Path) -> socket.socket:
 def converse(run: Run, job: dict, seconds: float, kills: int):
     """Has the worker execute the job, at most for so many seconds. `kills` is what memory_kills() said before.
 
-    Answers the exit code; how it was stopped, where there is more to say than that it was asked to; and versions of the
-    software that ran it.
+    Answers the exit code; how it was stopped; and versions of the software that ran it.
     """
     connection = connect(job)
     hidden = read_json(run.secrets_file()) or {}
@@ -1162,7 +1373,7 @@ def converse(run: Run, job: dict, seconds: float, kills: int):
             received += block
             if received.endswith(b"\n"):
                 answer = json.loads(received)
-                return answer["exit"], why and f"{why}; a checkpoint was saved", answer["software"]
+                return answer["exit"], f"{why or who_stopped(run)}; a checkpoint was saved", answer["software"]
         if asked is None and time.monotonic() > until:
             why = f"stopped at its limit of {in_words(job['limitSeconds'])}"
             (run.folder / "stop").touch()
@@ -1170,11 +1381,18 @@ def converse(run: Run, job: dict, seconds: float, kills: int):
             asked = uptime()
             if not job["stoppable"]:
                 connection.close()  # the worker ends the program of a closed connection
-                return STOPPED, why or "stopped on request", {}
+                return STOPPED, why or who_stopped(run), {}
         if asked is not None and uptime() - asked > STOP_GRACE:
             connection.close()
-            how = f"{why or 'stopped on request'}; it did not reach a step's end within {STOP_GRACE} seconds"
+            how = f"{why or who_stopped(run)}; it did not reach a step's end within {STOP_GRACE} seconds"
             return STOPPED, how, {}
+
+
+def who_stopped(run: Run) -> str:
+    """Why a run was asked to stop, in the words of whoever has asked."""
+    with contextlib.suppress(FileNotFoundError):
+        return (run.folder / "stop").read_text("utf-8").strip() or "stopped on request"
+    return "stopped on request"
 
 
 def worker(address: Path, preload: list) -> None:

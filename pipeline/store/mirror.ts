@@ -24,6 +24,11 @@ const MISCONFIGURED =
 /** A mirror that does not answer now. It only saves work: no reason to fail. */
 export class Unreachable extends UserError {}
 
+/** What rclone calls a folder of a bucket of S3, which is reached with the credentials that are at hand. */
+export function s3Remote(place: string, region: string): string {
+    return `:s3,provider=AWS,env_auth=true,no_check_bucket=true,region=${region}:${place}`;
+}
+
 /**
  * A copy of the store on any remote that rclone knows, such as `s3:bucket/prefix`: artifacts by digest, runs by key.
  * Whoever has the mirror takes a model from it instead of training it. An entry is written after its artifact, and
@@ -71,6 +76,11 @@ export class Mirror {
             const file = path.join(folder, name);
             if (fs.existsSync(file)) await this.rclone(["copyto", file, this.at("runs", result.key, name)]);
         }
+    }
+
+    /** Removes the copies that a target has made of a run's checkpoints. */
+    async dropCheckpoints(key: string): Promise<void> {
+        await this.rclone(["purge", this.at(key)]);
     }
 
     private async fetchArtifact(digest: string): Promise<boolean> {

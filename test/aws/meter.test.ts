@@ -142,6 +142,7 @@ describe.skipIf(missing !== "")(`what powers a machine off${missing}`, () => {
         );
         clock('for run in "$HOME"/.retune/runs/*; do [[ ! -e $run/stop ]] || ((now < 330)) || : >/proc/locks; done');
         expect(await off()).toEqual({ reason: "AWS takes the machine back", seconds: 336 });
+        expect(machine.read(`${RUN}/stop`)).toBe("AWS takes the machine back\n");
     });
 
     describe("the dead-man switch", () => {

@@ -170,8 +170,14 @@ describe("a machine of AWS", () => {
         ]);
         expect(inputsOf("models-lifecycle")["rules"]).toMatchObject([
             {
+                filter: { prefix: "" },
                 abortIncompleteMultipartUpload: { daysAfterInitiation: 7 },
                 noncurrentVersionExpiration: { noncurrentDays: 30 },
+            },
+            {
+                filter: { prefix: "retune/checkpoints/" },
+                expiration: { days: 30 },
+                noncurrentVersionExpiration: { noncurrentDays: 1 },
             },
         ]);
     });
@@ -191,6 +197,7 @@ describe("a machine of AWS", () => {
             limits: { cost: 1 },
             mirror: ":s3,provider=AWS,env_auth=true,no_check_bucket=true,region=us-east-1:models-0123/retune",
         });
+        expect(await target()).not.toHaveProperty("instance.checkpoints");
     });
 
     test("has a door for the networks that are named, and no Session Manager, with access: key", async () => {
@@ -210,6 +217,16 @@ describe("a machine of AWS", () => {
                 spotOptions: { spotInstanceType: "persistent", instanceInterruptionBehavior: "stop" },
             },
         });
+    });
+
+    test("has rclone and a place in its bucket for checkpoints where it is a spot machine, and only there", async () => {
+        await target();
+        expect(inputsOf("machine")["userData"]).not.toContain("packages");
+        made = [];
+        expect(await target({ spot: true })).toMatchObject({
+            instance: { checkpoints: "models-0123/retune/checkpoints" },
+        });
+        expect(inputsOf("machine")["userData"]).toContain('"package_update": true,\n "packages": [\n  "rclone"\n ]');
     });
 
     test("needs a public key to let somebody in", async () => {

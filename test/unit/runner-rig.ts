@@ -55,6 +55,7 @@ export interface JobOptions {
     readonly produces?: readonly string[];
     readonly inputs?: Readonly<Record<string, string>>;
     readonly stoppable?: boolean;
+    readonly checkpoints?: { readonly place: string; readonly region: string };
     readonly preload?: readonly string[];
     readonly python?: string;
     readonly limits?: { readonly hours: number };

@@ -213,6 +213,12 @@ class Progress(TrainerCallback):
             control.should_training_stop = True
         return control
 
+    def on_save(self, args, state, control, **_):
+        """Tells the runner that there is a whole checkpoint, of which it may keep a copy elsewhere."""
+        saved = {"folder": f"{args.output_dir}/checkpoint-{state.global_step}", "step": state.global_step}
+        Path("saved.json.new").write_text(json.dumps(saved), "utf-8")
+        Path("saved.json.new").replace("saved.json")
+
     def on_train_end(self, args, state, control, **_):
         # The checkpoint is written by now. LLaMA-Factory would go on with a whole evaluation of a model half trained.
         if stop_requested() and state.global_step < state.max_steps:

@@ -75,6 +75,8 @@ def tell_lost_work(step: int) -> None:
     attempt = []
     for one in told():
         attempt = [one] if "lostSteps" in one else [*attempt, one]
+    while attempt and attempt[-1].get("type") != "progress":  # this attempt's own, such as of its preflight
+        attempt.pop()
     steps = [one for one in attempt if one.get("type") == "progress"]
     if not steps:
         return
@@ -83,7 +85,7 @@ def tell_lost_work(step: int) -> None:
     seconds = max(0, round(attempt[-1]["time"] - since, 1)) if lost else 0
     begins = f"resumed from the checkpoint at step {step}" if step else "begun again: there was no complete checkpoint"
     what = f"{lost} steps ({seconds} s) done after it are lost" if lost else "nothing is lost"
-    event("note", text=f"{begins}; {what}", lostSteps=lost, lostSeconds=seconds)
+    event("note", text=f"{begins}; {what}", resumedFrom=step, lostSteps=lost, lostSeconds=seconds)
 
 
 def keep_order_after_resume() -> None:
@@ -190,6 +192,7 @@ def main() -> None:
         loss=round(sum(last) / len(last), 4),
         firstLoss=losses[0],
         evalLoss=round(evaluated[-1], 4) if evaluated else None,
+        resumedFrom=next((one["resumedFrom"] for one in reversed(told()) if "resumedFrom" in one), None),
         lostSteps=sum(one.get("lostSteps", 0) for one in told()),
         lostSeconds=round(sum(one.get("lostSeconds", 0) for one in told()), 1),
         **facts,

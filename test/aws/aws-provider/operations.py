@@ -134,12 +134,15 @@ class BucketLifecycleConfiguration(OfBucket):
                 "ID": rule["id"],
                 "Status": rule["status"],
                 "Filter": {"Prefix": rule["filter"]["prefix"]},
-                "AbortIncompleteMultipartUpload": {
-                    "DaysAfterInitiation": rule["abortIncompleteMultipartUpload"]["daysAfterInitiation"]
-                },
                 "NoncurrentVersionExpiration": {
                     "NoncurrentDays": rule["noncurrentVersionExpiration"]["noncurrentDays"]
                 },
+                **(
+                    {"AbortIncompleteMultipartUpload": {"DaysAfterInitiation": abort["daysAfterInitiation"]}}
+                    if (abort := rule.get("abortIncompleteMultipartUpload"))
+                    else {}
+                ),
+                **({"Expiration": {"Days": rule["expiration"]["days"]}} if "expiration" in rule else {}),
             }
             for rule in inputs["rules"]
         ]
