@@ -77,11 +77,12 @@ function withPrecision(configuration: Configuration): Configuration {
 /** Secrets are not for the program, but only here are they told from what is in clear. */
 function checkSecrets(): void {
     const prefix = `${SECRET_NAMESPACE}:`;
-    for (const full of Object.keys(allConfig()).filter((key) => key.startsWith(prefix))) {
+    for (const [full, value] of Object.entries(allConfig()).filter(([key]) => key.startsWith(prefix))) {
         const name = full.slice(prefix.length);
         if (!secretNames.includes(name)) throw new UserError(`${full}: ${unknownKey(name, secretNames)}`);
-        if (isConfigSecret(full)) continue;
         const how = `\`pulumi config set --secret ${full}\``;
+        if (value === "") throw new UserError(`${full} is empty: ${how}, or \`pulumi config rm ${full}\``);
+        if (isConfigSecret(full)) continue;
         throw new UserError(`${full} is in clear in the stack's file: remove it there, have it replaced, and ${how}`);
     }
 }

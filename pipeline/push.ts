@@ -9,8 +9,9 @@ import type { FileEntry } from "./identity";
 const huggingfaceSettings = group(
     {
         repository: text("owner/name of a model on Hugging Face").regex(
-            /^(?=.{1,96}$)\w[\w.-]*\/\w[\w.-]*$/,
-            "expected owner/name, of letters, digits, - . and _",
+            // As huggingface_hub has it, which would say so only after the training.
+            /^(?!.*(?:--|\.\.|\.git$))(?=.{1,96}$)\w[\w.-]*\/\w(?:[\w.-]*\w)?$/,
+            "expected owner/name, of letters, digits, - . and _, without -- or .., and not ending with - . or .git",
         ),
         private: flag().default(true),
         endpoint: address("https://hub.example.com").optional(),

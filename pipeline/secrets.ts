@@ -19,8 +19,10 @@ type SecretName = keyof typeof SECRETS;
 /** In the memory of the plugin's process only. */
 const configured = new Map<SecretName, string>();
 
-/** Takes what Pulumi has handed over. */
+/** Takes what Pulumi has handed over, and sees to it that no process that is started from here gets it as well. */
 export function keepSecrets(configuration: JsonObject): void {
+    // The engine puts the configuration, decrypted, into the environment of every plugin.
+    delete process.env["PULUMI_CONFIG"];
     for (const name of Object.keys(SECRETS) as SecretName[]) {
         const value = configuration[name];
         if (typeof value === "string") configured.set(name, value);

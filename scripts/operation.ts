@@ -14,6 +14,7 @@ import type { EngineEvent } from "./events";
 import { keepReport } from "./generation";
 import { home, project } from "./locations.cjs";
 import { Outcomes, type StageOutcome } from "./outcome";
+import { passphraseWarning } from "./passphrase";
 import { writeRoots } from "./stacks";
 
 /** Exit codes that scripts rely on. */
@@ -47,6 +48,8 @@ export async function operate(operation: Operation, args: readonly string[], pul
     const begin = Date.now();
     const display = new Display(options.json ? process.stderr : process.stdout);
     display.line(`${operation} of stack ${options.stack}`);
+    const warning = operation === "up" ? passphraseWarning(stackFile(options.stack), process.env) : undefined;
+    if (warning !== undefined) display.line(warning);
     const outcomes = new Outcomes(operation);
     const unsent = operation === "up" ? pendingUploads(home()) : [];
     const detach = new AbortController();
@@ -182,8 +185,13 @@ function setting(text: string, before: Record<string, unknown>): Record<string, 
 function requireStackFile(stack: string): void {
     const names = fs.readdirSync(project).flatMap((file) => /^Pulumi\.(.+)\.yaml$/.exec(file)?.[1] ?? []);
     if (names.includes(stack)) return;
-    const file = path.join(project, `Pulumi.${stack}.yaml`);
-    throw new UsageError(`there is no stack ${stack}: ${file} does not exist; there is ${names.join(", ")}`);
+    throw new UsageError(
+        `there is no stack ${stack}: ${stackFile(stack)} does not exist; there is ${names.join(", ")}`,
+    );
+}
+
+function stackFile(stack: string): string {
+    return path.join(project, `Pulumi.${stack}.yaml`);
 }
 
 function show(event: EngineEvent, outcomes: Outcomes, display: Display): void {

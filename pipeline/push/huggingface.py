@@ -14,10 +14,20 @@ from pathlib import Path
 os.environ.update(HF_HUB_DISABLE_PROGRESS_BARS="1", HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_OFFLINE="0")
 
 import requests
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, configure_http_backend, constants
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import HfHubHTTPError, RepositoryNotFoundError
 
+# Seconds to connect, and between two bytes; for a large commit a hub takes its time. The library has no limit.
+LIMITS = (15, 120)
+
+
+class Session(requests.Session):
+    def request(self, *arguments, timeout=None, **options):
+        return super().request(*arguments, timeout=timeout or LIMITS, **options)
+
+
+configure_http_backend(Session)
 request = json.load(sys.stdin)
 repository = request["repository"]
 api = HfApi(endpoint=request["endpoint"], token=request["token"])
@@ -25,7 +35,7 @@ api = HfApi(endpoint=request["endpoint"], token=request["token"])
 
 def look() -> dict:
     try:
-        information = api.model_info(repository)
+        information = api.model_info(repository, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     except RepositoryNotFoundError as error:
         # To a token that may not see it, the hub says 401.
         if error.response.status_code != 404:
@@ -64,15 +74,27 @@ def change() -> dict:
     return {}
 
 
+def of_network(error: BaseException) -> str:
+    """Such as "Connection refused"."""
+    cause = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return type(error).__name__
+
+
 def refusal(error: BaseException) -> dict:
-    """The hub's own words are in what an error was raised from."""
+    """The hub's own words, or those of the network, are in what an error was raised from."""
     cause = error
     while cause is not None:
         if isinstance(cause, HfHubHTTPError) and cause.response is not None:
             said = cause.server_message or cause.response.reason or ""
             return {"status": cause.response.status_code, "said": said}
-        if isinstance(cause, requests.ConnectionError | requests.Timeout):
-            return {"status": 0, "said": type(cause).__name__}
+        if isinstance(cause, requests.Timeout):
+            return {"status": 0, "said": "it does not answer"}
+        if isinstance(cause, requests.ConnectionError):
+            return {"status": 0, "said": of_network(cause)}
         cause = cause.__cause__ or cause.__context__
     return {"status": None, "said": f"{error}".strip() or type(error).__name__}
 

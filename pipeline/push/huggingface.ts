@@ -67,7 +67,7 @@ export class HuggingFacePlace implements Place {
     }
 
     private refusal({ status, said }: JsonObject, hidden: (words: string) => string): UserError {
-        const words = hidden(typeof said === "string" ? said : "");
+        const words = hidden(typeof said === "string" ? said : "").replace(/\.$/, "");
         const answered = `${this.uri} refuses: HTTP ${JSON.stringify(status)}${words === "" ? "" : `, ${words}`}`;
         switch (status) {
             case 0:

@@ -2,6 +2,7 @@ import { spawn } from "node:child_process";
 import { parseJson } from "../identity";
 import { outputOf } from "../processes";
 import { MARK, type Difference, type Place, type S3Settings, type Seen } from "../push";
+import { failureOf } from "../rclone";
 import { secretOf } from "../secrets";
 import { UserError } from "../user-error";
 
@@ -9,7 +10,13 @@ import { UserError } from "../user-error";
 const NO_BUCKET = 3;
 /** What is sent last: who has it, and finds what it lists, has the whole copy. */
 const LAST = "SHA256SUMS";
-const LIMITS = ["--retries", "2", "--low-level-retries", "3", "--contimeout", "15s", "--timeout", "60s"];
+/** As variables, so that those of the user's own environment count. */
+const LIMITS = {
+    RCLONE_RETRIES: "2",
+    RCLONE_LOW_LEVEL_RETRIES: "3",
+    RCLONE_CONTIMEOUT: "15s",
+    RCLONE_TIMEOUT: "60s",
+};
 
 /** A folder of a bucket, or of another store that speaks S3's protocol, through rclone. */
 export class S3Place implements Place {
@@ -57,7 +64,7 @@ export class S3Place implements Place {
 
     /** What rclone printed; undefined where there is no such bucket. */
     private async rclone(args: readonly string[], input = ""): Promise<string | undefined> {
-        const child = spawn("rclone", [...LIMITS, ...args], {
+        const child = spawn("rclone", args, {
             env: this.environment(),
             stdio: ["pipe", "pipe", "pipe"],
             detached: true, // the terminal's Ctrl-C is the client's business
@@ -82,6 +89,7 @@ export class S3Place implements Place {
                 ? { RCLONE_CONFIG_PUSH_ENV_AUTH: "true" }
                 : { RCLONE_CONFIG_PUSH_ACCESS_KEY_ID: id, RCLONE_CONFIG_PUSH_SECRET_ACCESS_KEY: key };
         return {
+            ...LIMITS,
             ...process.env,
             HF_TOKEN: undefined,
             RCLONE_CONFIG: "/dev/null",
@@ -96,13 +104,13 @@ export class S3Place implements Place {
     }
 
     private refusal(stderr: string): UserError {
-        const words = stderr.trim().split("\n").at(-1) ?? "";
-        const said = words.replace(/^[\d/]+ [\d:]+ (\w+ *: )?/, "");
+        const said = failureOf(stderr);
+        if (/connection refused|no such host|timeout|timed out/i.test(said)) {
+            return new UserError(`${this.uri} cannot be reached (${said}); the next \`npm run up\` tries again`);
+        }
         const advice = /AccessDenied|Forbidden|InvalidAccessKeyId|SignatureDoesNotMatch|NoCredential/i.test(said)
             ? "; the keys must be ones that may list, read, write and delete there (finetune:s3AccessKeyId and finetune:s3SecretAccessKey, or what AWS's own tools take)"
-            : /connection refused|no such host|timeout/i.test(said)
-              ? "; the next `npm run up` tries again"
-              : "";
+            : "";
         return new UserError(`${this.uri} refuses: ${said}${advice}`);
     }
 }

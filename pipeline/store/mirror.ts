@@ -3,6 +3,7 @@ import * as fs from "node:fs";
 import * as path from "node:path";
 import { promisify } from "node:util";
 import { digestOfFiles, listFiles, parseJson, temporaryName } from "../identity";
+import { failureOf } from "../rclone";
 import { UserError } from "../user-error";
 import { isResultOf, type Result, type Store } from "./store";
 import { dropUpload, type Upload } from "./uploads";
@@ -113,8 +114,7 @@ export class Mirror {
             if (code === "ENOENT")
                 throw new UserError("target.mirror wants rclone, which is not on PATH: https://rclone.org/install");
             if (typeof code === "number" && NOT_FOUND.includes(code)) return undefined;
-            const words = (stderr ?? "").trim().split("\n").at(-1) ?? "";
-            const said = words.replace(/^[\d/]+ [\d:]+ (\w+ *: )?/, "");
+            const said = failureOf(stderr ?? "");
             if (MISCONFIGURED.test(said)) throw new UserError(`the mirror ${this.remote} cannot be used: ${said}`);
             const unreachable = new Unreachable(`the mirror ${this.remote} cannot be reached: ${said}`);
             this.down = { until: performance.now() + PAUSE, error: unreachable };

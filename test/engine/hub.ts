@@ -31,6 +31,8 @@ export class Hub {
     /** What was uploaded to the store of large files, by SHA-256. */
     readonly uploads: string[] = [];
     refusal: Refusal | undefined;
+    /** Nothing is answered while this is set. */
+    silent = false;
     /** Uploads wait while this is set. */
     held = false;
     /** What the branch `main` of a repository stands for that nothing was committed to. */
@@ -69,6 +71,7 @@ export class Hub {
         const url = decodeURIComponent(new URL(request.url ?? "", "http://hub").pathname);
         const method = request.method ?? "";
         this.requests.push(`${method} ${url}`);
+        if (this.silent) return;
         const json = (value: unknown, status = 200, headers: Record<string, string> = {}): void => {
             response.writeHead(status, { "content-type": "application/json", ...headers }).end(JSON.stringify(value));
         };

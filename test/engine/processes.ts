@@ -1,4 +1,5 @@
 import * as fs from "node:fs";
+import type { Running } from "./rig";
 
 /** Waits until `look` answers something, for a minute or as long as is said: never blindly, never for ever. */
 export async function eventually<Value>(
@@ -36,6 +37,23 @@ export function environmentOf(pid: number): string {
 
 export function childrenOf(parent: number): number[] {
     return processes().filter((pid) => Number(statOf(pid)[1]) === parent);
+}
+
+/**
+ * What of the lists of processes holds a secret while a command runs: arguments of anything, and the environment of Python
+ * processes, which go on without the command. What was started with it to talk to the user (node, Pulumi) has it until it ends.
+ */
+export async function listsWith(secret: string, running: Running): Promise<readonly string[]> {
+    const seen = new Set<string>();
+    await running.until("its end", () => {
+        for (const pid of processes()) {
+            const command = commandOf(pid);
+            if (command.includes(secret)) seen.add(`arguments: ${command}`);
+            if (/^\S*python/.test(command) && environmentOf(pid).includes(secret)) seen.add(`environment: ${command}`);
+        }
+        return running.isOver;
+    });
+    return [...seen];
 }
 
 /** The workers whose sockets are in a folder, and the programs that they have forked. */

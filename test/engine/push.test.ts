@@ -1,11 +1,14 @@
 import { execFileSync, spawnSync, type ChildProcess } from "node:child_process";
 import * as fs from "node:fs";
+import * as net from "node:net";
 import * as path from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import type { JsonObject } from "../../pipeline/identity";
+import { sha256, type JsonObject } from "../../pipeline/identity";
 import { Hub } from "./hub";
-import { startS3 } from "./moto";
+import { freePort } from "../free-port";
+import { checkKeys, makeUser, startS3 } from "./moto";
+import { listsWith } from "./processes";
 import { filesBelow, pulumi, Rig, type Answer } from "./rig";
 
 // In two parts, so that this file, of which the project has a copy, does not hold it.
@@ -17,6 +20,10 @@ const exportedBy = (answer: Answer): Map<string, Buffer> => {
     const folder = fileURLToPath(answer.stages.find(({ name }) => name === "export")?.uri ?? "");
     return new Map(filesBelow(folder).map((name) => [name, fs.readFileSync(path.join(folder, name))]));
 };
+
+/** Names of files that one has and the other has not, or not as it is there. */
+const differing = (before: ReadonlyMap<string, Buffer>, after: ReadonlyMap<string, Buffer>): string[] =>
+    [...after].filter(([name, content]) => before.get(name)?.equals(content) !== true).map(([name]) => name);
 
 // The real huggingface_hub against a stand-in of the hub; what the stack pushes is made by the stand-ins of the programs.
 describe("a push to Hugging Face", () => {
@@ -30,8 +37,18 @@ describe("a push to Hugging Face", () => {
         rig.configure({ push: { huggingface }, ...more });
     };
 
+    /** Files below the home, the project, the runtime folder and Pulumi's own that hold the token. */
+    const holding = () =>
+        [rig.home, rig.project, rig.runtime, path.join(rig.folder, "pulumi-home")].flatMap((folder) =>
+            filesBelow(folder)
+                .map((file) => path.join(folder, file))
+                .filter((file) => fs.existsSync(file) && fs.statSync(file).isFile())
+                .filter((file) => fs.readFileSync(file).includes(TOKEN)),
+        );
+
     beforeAll(async () => {
         rig = new Rig({ standIns: true });
+        rig.environment["PULUMI_HOME"] = path.join(rig.folder, "pulumi-home");
         hub = new Hub();
         await hub.listen();
         configure();
@@ -55,8 +72,15 @@ describe("a push to Hugging Face", () => {
         const set = ["config", "set", "--stack", "test", "--secret", "finetune:huggingfaceToken", TOKEN];
         const ended = await rig.start(pulumi, set, { env }).ended;
         expect(ended.code, ended.stderr).toBe(0);
-        const { code, answer, stderr, stdout } = await rig.json("up");
-        expect(code, stderr).toBe(0);
+        const running = rig.spawn("up", ["--json"]);
+        const seen = await listsWith(TOKEN, running);
+        const { code, stderr, stdout } = await running.ended;
+        expect({ code, seen }, stderr).toEqual({ code: 0, seen: [] });
+        expect(stderr.split("\n").filter((line) => line.includes("passphrase"))).toEqual([
+            "warning: the secrets in Pulumi.test.yaml are encrypted with an empty passphrase, which protects nothing: " +
+                "`pulumi stack change-secrets-provider passphrase` gives the stack another, for PULUMI_CONFIG_PASSPHRASE",
+        ]);
+        const answer = JSON.parse(stdout) as Answer;
         pushed = exportedBy(answer);
         expect(there()).toEqual(pushed);
         expect(repository()).toMatchObject({ private: true, commits: [{ files: [...pushed.keys()], removed: [] }] });
@@ -67,13 +91,8 @@ describe("a push to Hugging Face", () => {
         });
         expect([...hub.authorizations]).toEqual([`Bearer ${TOKEN}`]);
         expect(stdout + stderr).not.toContain(TOKEN);
-        const holding = [rig.home, rig.project, rig.runtime].flatMap((folder) =>
-            filesBelow(folder)
-                .map((file) => path.join(folder, file))
-                .filter((file) => fs.existsSync(file) && fs.statSync(file).isFile())
-                .filter((file) => fs.readFileSync(file).includes(TOKEN)),
-        );
-        expect(holding).toEqual([]);
+        // State and its backups, journals, logs of the runs, history and report among them.
+        expect(holding()).toEqual([]);
     });
 
     test("is asked for nothing by an up with nothing to do", async () => {
@@ -105,14 +124,96 @@ describe("a push to Hugging Face", () => {
         expect(pushOf((await rig.json("refresh")).answer, "huggingface")?.action).toBe("unchanged");
     });
 
-    test("a repository that is gone is made again", async () => {
+    test("a repository that is gone is made again, from a shell too, and the token is in no log of events", async () => {
         hub.repositories.delete("someone/cold");
         expect(pushOf((await rig.json("refresh")).answer, "huggingface")?.action).toBe("drifted");
-        expect((await rig.json("up")).code).toBe(0);
+        const log = path.join(rig.home, "events");
+        rig.environment["PULUMI_DEBUG_COMMANDS"] = "true"; // without it there is no --event-log
+        const running = rig.shell("up", "--yes", "--skip-preview", "--event-log", log);
+        const seen = await listsWith(TOKEN, running);
+        const { code, stdout, stderr } = await running.ended;
+        delete rig.environment["PULUMI_DEBUG_COMMANDS"];
+        expect({ code, seen }, stderr).toEqual({ code: 0, seen: [] });
         expect(there()).toEqual(pushed);
+        const events = fs.readFileSync(log, "utf8");
+        expect(events).toContain("::huggingface");
+        expect(events).toContain('"resOutputsEvent"');
+        expect(events + stdout).not.toContain(TOKEN);
+        expect(holding()).toEqual([]);
+    });
+
+    test("of a new export only the files that differ are sent, in one commit", async () => {
+        hub.uploads.length = 0;
+        const before = repository()?.commits.length ?? 0;
+        const { code, answer, stderr } = await rig.json("up", "--set", "training.seed=5");
+        expect(code, stderr).toBe(0);
+        const now = exportedBy(answer);
+        const sent = differing(pushed, now);
+        expect([...now.keys()].filter((name) => !sent.includes(name))).toEqual(["config.json", "tokenizer.json"]);
+        expect(pushOf(answer, "huggingface")?.facts).toMatchObject({ files: now.size, sent: sent.length, removed: 0 });
+        expect(repository()?.commits.slice(before)).toEqual([{ files: sent, removed: [] }]);
+        expect(hub.uploads).toEqual([sha256(now.get("model.safetensors") ?? "")]);
+        expect(there()).toEqual(now);
+        // Back again: the hub still has the large file of the old one, and is sent what is small.
+        expect((await rig.json("up")).code).toBe(0);
+        expect({ there: there(), uploads: hub.uploads.length }).toEqual({ there: pushed, uploads: 1 });
+    });
+
+    test("that becomes public, and private again: the repository does, and no file is sent", async () => {
+        const before = repository()?.commits.length;
+        hub.requests.length = 0;
+        for (const [isPrivate, args] of [
+            [false, ["--set", "push.huggingface.private=false"]],
+            [true, []],
+        ] as const) {
+            const { code, answer } = await rig.json("up", ...args);
+            expect({ code, ...pushOf(answer, "huggingface") }).toMatchObject({
+                ...{ code: 0, action: "ran", facts: { sent: 0, removed: 0 } },
+                reasons: [{ field: "huggingface.private", old: !isPrivate, new: isPrivate }],
+            });
+            expect(repository()?.private).toBe(isPrivate);
+        }
+        expect(repository()?.commits).toHaveLength(before ?? 0);
+        expect(hub.requests.filter((one) => !one.startsWith("GET "))).toEqual(
+            Array(2).fill("PUT /api/models/someone/cold/settings"),
+        );
+    });
+
+    test("to a hub that cannot be reached, or does not answer, is tried again by the next up", async () => {
+        const nobody = `http://127.0.0.1:${await freePort()}`;
+        const refused = await rig.json("up", "--set", `push.huggingface.endpoint=${nobody}`);
+        expect({ code: refused.code, error: pushOf(refused.answer, "huggingface")?.error }).toEqual({
+            code: 1,
+            error: `${nobody}/someone/cold cannot be reached (Connection refused); the next \`npm run up\` tries again`,
+        });
+        hub.silent = true;
+        const env = { HF_HUB_ETAG_TIMEOUT: "1" };
+        const silent = await rig.spawn("up", ["--json", "--set", "training.seed=6"], { env }).ended;
+        const refresh = await rig.spawn("refresh", ["--json"], { env }).ended;
+        hub.silent = false;
+        const words = `${hub.address}/someone/cold cannot be reached (it does not answer); the next \`npm run up\` tries again`;
+        expect({ code: silent.code, error: pushOf(JSON.parse(silent.stdout) as Answer, "huggingface")?.error }).toEqual(
+            {
+                ...{ code: 1, error: words },
+            },
+        );
+        expect(refresh.code).toBe(0);
+        expect(refresh.stderr).toContain(`warning: ${words}: taken as it was\n`);
+        expect(there()).toEqual(pushed);
+        expect((await rig.json("up")).code).toBe(0);
     });
 
     test.each([
+        [
+            "a token that is wrong",
+            { to: /GET \/api\/models/, status: 401, says: "Invalid username or password." },
+            "refuses: HTTP 401, Invalid username or password; the token must be one that may write there (finetune:huggingfaceToken or HF_TOKEN)",
+        ],
+        [
+            "a token that has expired in the middle",
+            { to: /commit/, status: 401, says: "Token is expired" },
+            "refuses: HTTP 401, Token is expired; the token must be one that may write there (finetune:huggingfaceToken or HF_TOKEN)",
+        ],
         [
             "403",
             { to: /commit/, status: 403, says: "No write access" },
@@ -126,7 +227,8 @@ describe("a push to Hugging Face", () => {
     ])("%s is said, and nothing is lost", async (_, refusal, words) => {
         const before = rig.stored("export");
         hub.refusal = refusal;
-        const { code, answer } = await rig.json("up", "--set", `training.seed=${refusal.status}`);
+        // A new export each time, so that there is something to send.
+        const { code, answer } = await rig.json("up", "--set", `training.seed=${refusal.says.length}`);
         hub.refusal = undefined;
         expect(code).toBe(1);
         expect(pushOf(answer, "huggingface")?.error).toBe(`${hub.address}/someone/cold ${words}`);
@@ -176,6 +278,7 @@ describe.skipIf(!rclone)("a push to S3", () => {
     let rig: Rig;
     let server: ChildProcess;
     let endpoint: string;
+    let requests: (method: string) => number;
     const ask = (...args: string[]) =>
         execFileSync("rclone", args, { encoding: "utf8", env: { ...process.env, ...rig.environment } });
     const listed = () => ask("lsf", "-R", "--files-only", "mirror:models").trim().split("\n").sort();
@@ -183,7 +286,7 @@ describe.skipIf(!rclone)("a push to S3", () => {
     beforeAll(async () => {
         rig = new Rig({ standIns: true });
         const s3 = await startS3();
-        ({ endpoint, server } = s3);
+        ({ endpoint, server, requests } = s3);
         Object.assign(rig.environment, s3.environment);
         rig.configure({ push: { s3: { bucket: "models", prefix: "here/cold", endpoint } } });
     });
@@ -221,5 +324,78 @@ describe.skipIf(!rclone)("a push to S3", () => {
         expect({ code, facts: pushOf(answer, "s3")?.facts }).toMatchObject({ code: 0, facts: { sent: 2, removed: 1 } });
         expect(listed()).toEqual(["elsewhere.txt", ...before].sort());
         expect(pushOf((await rig.json("refresh")).answer, "s3")?.action).toBe("unchanged");
+    });
+
+    test("of a new export only the files that differ are sent, what tells that it is whole last", async () => {
+        const old = exportedBy((await rig.json("up")).answer);
+        const before = requests("PUT");
+        const { code, answer, stderr } = await rig.json("up", "--set", "training.seed=5");
+        expect(code, stderr).toBe(0);
+        const sent = differing(old, exportedBy(answer));
+        expect(sent).toEqual(["SHA256SUMS", "evaluation.json", "model.safetensors", "retune.json"]);
+        expect(requests("PUT") - before).toBe(sent.length);
+        expect(pushOf(answer, "s3")?.facts).toMatchObject({ sent: sent.length, removed: 0 });
+        const now = ask("cat", "mirror:models/here/cold/model.safetensors");
+        expect(now).toBe(exportedBy(answer).get("model.safetensors")?.toString());
+        expect((await rig.json("up")).code).toBe(0);
+    });
+
+    test("with keys that are wrong, or may not, is refused in S3's words, and the copy stays", async () => {
+        const may = await makeUser(endpoint, "lister", ["s3:ListBucket"]);
+        const nobody = await makeUser(endpoint, "nobody", []);
+        const advice =
+            "the keys must be ones that may list, read, write and delete there (finetune:s3AccessKeyId and " +
+            "finetune:s3SecretAccessKey, or what AWS's own tools take)";
+        const before = ask("lsf", "-R", "--files-only", "--format", "pth", "mirror:models");
+        await checkKeys(endpoint, true);
+        const told: unknown[] = [];
+        for (const env of [
+            { ...may, AWS_ACCESS_KEY_ID: "AKIAIOSFODNN7EXAMPLE" },
+            { ...may, AWS_SECRET_ACCESS_KEY: "wrong" },
+            nobody,
+            may,
+        ]) {
+            const { code, stdout, stderr } = await rig.spawn("up", ["--json", "--set", "training.seed=6"], { env })
+                .ended;
+            expect(stdout + stderr).not.toContain(env.AWS_SECRET_ACCESS_KEY);
+            told.push([code, pushOf(JSON.parse(stdout) as Answer, "s3")?.error]);
+        }
+        await checkKeys(endpoint, false);
+        const refuses = (words: string) => [1, `${endpoint}/models/here/cold refuses: ${words}; ${advice}`];
+        expect(told).toEqual([
+            refuses("InvalidAccessKeyId: The AWS Access Key Id you provided does not exist in our records."),
+            refuses(
+                "SignatureDoesNotMatch: The request signature we calculated does not match the signature you provided. " +
+                    "Check your key and signing method.",
+            ),
+            refuses("AccessDenied: Access Denied"),
+            refuses("AccessDenied: Access Denied"),
+        ]);
+        expect(ask("lsf", "-R", "--files-only", "--format", "pth", "mirror:models")).toBe(before);
+        expect((await rig.json("up")).code).toBe(0);
+    });
+
+    test("to a place that cannot be reached, or does not answer, is tried again by the next up", async () => {
+        const port = await freePort();
+        const nobody = `http://127.0.0.1:${port}`;
+        const refused = await rig.json("up", "--set", `push.s3.endpoint=${nobody}`);
+        expect({ code: refused.code, error: pushOf(refused.answer, "s3")?.error }).toEqual({
+            code: 1,
+            error: `${nobody}/models/here/cold cannot be reached (dial tcp 127.0.0.1:${port}: connect: connection refused); the next \`npm run up\` tries again`,
+        });
+        const silent = net.createServer();
+        await new Promise<void>((resolve) => silent.listen(port, "127.0.0.1", resolve));
+        try {
+            const env = { RCLONE_TIMEOUT: "300ms", RCLONE_RETRIES: "1", RCLONE_LOW_LEVEL_RETRIES: "1" };
+            const args = ["--json", "--set", `push.s3.endpoint=${nobody}`];
+            const { code, stdout } = await rig.spawn("up", args, { env }).ended;
+            expect({ code, error: pushOf(JSON.parse(stdout) as Answer, "s3")?.error }).toEqual({
+                code: 1,
+                error: `${nobody}/models/here/cold cannot be reached (net/http: timeout awaiting response headers); the next \`npm run up\` tries again`,
+            });
+        } finally {
+            silent.close();
+        }
+        expect((await rig.json("up")).answer.stages.map(({ action }) => action)).toEqual(Array(7).fill("unchanged"));
     });
 });

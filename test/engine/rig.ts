@@ -202,6 +202,27 @@ export class Rig {
         return this.start(process.execPath, [script, ...(stacked ? ["--stack", "test"] : []), ...args], options);
     }
 
+    /**
+     * Starts `pulumi` on the stack, as people do from a shell who have all of Pulumi. This machine has its CLI only:
+     * language-host.cjs stands in for the language host, the rest is real.
+     */
+    shell(...args: readonly string[]): Running {
+        const bin = path.join(this.folder, "bin");
+        if (!fs.existsSync(bin)) {
+            fs.mkdirSync(bin);
+            const host = path.join(this.project, "test", "engine", "language-host.cjs");
+            fs.chmodSync(host, 0o755);
+            fs.symlinkSync(host, path.join(bin, "pulumi-language-nodejs"));
+        }
+        const env = {
+            PATH: `${bin}${path.delimiter}${process.env["PATH"] ?? ""}`,
+            PULUMI_BACKEND_URL: `file://${this.home}/state?create_dir=true&metadata=skip`,
+            PULUMI_CONFIG_PASSPHRASE: "",
+            PULUMI_SKIP_UPDATE_CHECK: "true",
+        };
+        return this.start(pulumi, [...args, "--stack", "test", "--non-interactive"], { env });
+    }
+
     /** Starts any program in the project's folder with the environment of its commands. */
     start(
         program: string,

@@ -5,6 +5,7 @@ import * as runtime from "@pulumi/pulumi/runtime/config.js";
 import { beforeEach, describe, expect, onTestFinished, test, vi } from "vitest";
 import { readConfiguration } from "../../pipeline/configuration";
 import { pythonEnvironment } from "../../scripts/locations.cjs";
+import { UserError } from "../../pipeline/user-error";
 
 const { setAllConfig } = runtime as unknown as {
     readonly setAllConfig: (values: Record<string, string>, secrets?: readonly string[]) => void;
@@ -17,18 +18,21 @@ const parts = {
     dataset: { recipe: "huatuo-lite", source: { file: "datasets/samples/huatuo-lite.jsonl" } },
 };
 
-/** The configuration with these parts, as the engine hands it over: texts, most of them JSON. */
+/** These parts as the engine hands them over: texts, most of them JSON. */
+function stackOf(more: Readonly<Record<string, unknown>> = {}): Record<string, string> {
+    const values = Object.entries<unknown>({ ...parts, ...more }).filter(([, value]) => value !== undefined);
+    return Object.fromEntries(
+        values.map(([name, value]) => [`retune:${name}`, typeof value === "string" ? value : JSON.stringify(value)]),
+    );
+}
+
+/** The configuration with these parts. */
 function read(
     more: Readonly<Record<string, unknown>> = {},
     set?: Readonly<Record<string, unknown>>,
     secrets: string[] = [],
 ) {
-    const values = Object.entries<unknown>({ ...parts, ...more }).filter(([, value]) => value !== undefined);
-    const texts = values.map(([name, value]) => [
-        `retune:${name}`,
-        typeof value === "string" ? value : JSON.stringify(value),
-    ]);
-    setAllConfig(Object.fromEntries(texts) as Record<string, string>, secrets);
+    setAllConfig(stackOf(more), secrets);
     vi.stubEnv("RETUNE_SET", set === undefined ? undefined : JSON.stringify(set));
     return readConfiguration();
 }
@@ -170,6 +174,56 @@ describe("vLLM behind the service of this machine", () => {
         expect(read({ service: { ...service, enabled: false } }).service.backend).toBe("vllm");
         expect(read({ service: { enabled: true } }).service.backend).toBe("huggingface");
     });
+});
+
+describe("a secret", () => {
+    const how = "`pulumi config set --secret finetune:judgeKey`";
+    test.each([
+        ["judgKey", "sk-canary", true, "finetune:judgKey: unknown; did you mean judgeKey?"],
+        ["judgeKey", "sk-canary", true, undefined],
+        [
+            "judgeKey",
+            "sk-canary",
+            false,
+            `finetune:judgeKey is in clear in the stack's file: remove it there, have it replaced, and ${how}`,
+        ],
+        ["judgeKey", "", true, `finetune:judgeKey is empty: ${how}, or \`pulumi config rm finetune:judgeKey\``],
+        ["judgeKey", "", false, `finetune:judgeKey is empty: ${how}, or \`pulumi config rm finetune:judgeKey\``],
+    ])("finetune:%s, %j, encrypted: %j", (name, value, encrypted, problem) => {
+        const full = `finetune:${name}`;
+        setAllConfig({ ...stackOf(), [full]: value }, encrypted ? [full] : []);
+        if (problem === undefined) expect(readConfiguration().target).toEqual({ type: "local" });
+        else expect(readConfiguration).toThrow(new UserError(problem));
+    });
+});
+
+test("the repository, bucket or folder of a push that cannot be is said before anything starts", () => {
+    const s3 = { bucket: "models" };
+    const wanted =
+        "expected owner/name, of letters, digits, - . and _, without -- or .., and not ending with - . or .git";
+    for (const repository of ["cold", "someone/cold/1", "someone/a b", "someone/a--b", "someone/a..b", "someone/a."]) {
+        expect(() => read({ push: { huggingface: { repository } } })).toThrow(
+            `problem:\n  retune:push.huggingface.repository: ${wanted}`,
+        );
+    }
+    expect(() => read({ push: { huggingface: { repository: "someone/cold.git" } } })).toThrow(wanted);
+    expect(read({ push: { huggingface: { repository: "some-one/Cold_1.5b" }, s3 } }).push).toEqual({
+        huggingface: { repository: "some-one/Cold_1.5b", private: true },
+        s3,
+    });
+    for (const [wrong, problem] of [
+        [{ bucket: "Models" }, "bucket: expected the name of a bucket: 3 to 63 small letters, digits, - and ."],
+        [{ ...s3, prefix: "/cold" }, "prefix: expected a folder such as models/cold, without / at its ends"],
+        [
+            { ...s3, endpoint: "http://s3.example.com" },
+            'endpoint: expected an address with https, or one of this machine, got "http://s3.example.com"',
+        ],
+        [{ ...s3, regio: "eu-central-1" }, "regio: unknown; did you mean region?"],
+    ] as const) {
+        expect(() => read({ push: { s3: wrong } })).toThrow(
+            `the configuration has a problem:\n  retune:push.s3.${problem}`,
+        );
+    }
 });
 
 test("a secret has no place in it", () => {
