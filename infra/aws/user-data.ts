@@ -4,7 +4,7 @@ const DEAD_MAN = 3600;
 /**
  * What cloud-init does on the machine. First the dead-man switch, at every start: a machine on which the meter of
  * infra/host/meter.sh does not tick is powered off, whatever else has gone wrong. Then the host's own key, so that it is
- * known before anybody connects, and at last the packages.
+ * known before anybody connects, and at last the packages, without which it is a machine all the same.
  */
 export function userData(
     hostKey: { readonly privateKey: string; readonly publicKey: string },
@@ -13,7 +13,8 @@ export function userData(
     const cloudConfig = {
         // JSON is YAML. An entry that is a text goes to sh; this one runs at every start, before there is a network.
         bootcmd: [deadManSwitch()],
-        ...(packages.length === 0 ? {} : { package_update: true, packages }),
+        // Not cloud-init's own `packages`: it would call the whole start a failure where one cannot be had.
+        ...(packages.length === 0 ? {} : { runcmd: [installing(packages)] }),
         ssh_deletekeys: true,
         ssh_keys: { ed25519_private: hostKey.privateKey, ed25519_public: hostKey.publicKey },
         ssh_pwauth: false,
@@ -27,6 +28,11 @@ export function userData(
         ],
     };
     return `#cloud-config\n${JSON.stringify(cloudConfig, undefined, 1)}\n`;
+}
+
+function installing(packages: readonly string[]): string {
+    const apt = "DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 -y";
+    return `${apt} update; ${apt} install --no-install-recommends ${packages.join(" ")} || true`;
 }
 
 /** Units below /run, which are gone with each boot and made again by the next. */

@@ -725,6 +725,7 @@ class Copies:
             if self.process is not None:
                 self.process.kill()
             self.thread.join()
+            shutil.rmtree(self.records, ignore_errors=True)
 
     def finish(self) -> str:
         """Copies the last checkpoint of a program that was stopped; answers, in words, whether it is there."""

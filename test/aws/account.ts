@@ -1,6 +1,8 @@
 import { execFileSync, spawn, spawnSync, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import * as fs from "node:fs";
+import * as http from "node:http";
+import type { AddressInfo } from "node:net";
 import * as os from "node:os";
 import * as path from "node:path";
 import { imageParameter } from "../../infra/aws/offers";
@@ -40,19 +42,23 @@ export class Account {
     private readonly calls = path.join(this.folder, "calls");
     private readonly control = path.join(this.folder, "control.json");
     private readonly python = tools();
+    private readonly metadata = new Metadata();
     private server: ChildProcess | undefined;
     private port = "";
 
-    private constructor(readonly sshd: Sshd) {}
+    /** `programs` are those of the machine that are stood in for. */
+    private constructor(
+        readonly sshd: Sshd,
+        private readonly programs: string,
+    ) {}
 
     static async open(): Promise<Account> {
-        const stand = fs.mkdtempSync(path.join(os.tmpdir(), "retune-systemctl-"));
-        fs.writeFileSync(path.join(stand, "systemctl"), "#!/bin/sh\n", { mode: 0o755 });
+        const programs = fs.mkdtempSync(path.join(os.tmpdir(), "retune-programs-"));
         const sshd = await Sshd.start({
-            environment: { PATH: `${stand}:${process.env["PATH"] ?? ""}` },
+            environment: { PATH: `${programs}:${process.env["PATH"] ?? ""}` },
             mounts: () => HIDDEN.map((folder) => `mount -t tmpfs none ${folder}`).join(" && "),
         });
-        const account = new Account(sshd);
+        const account = new Account(sshd, programs);
         await account.start();
         return account;
     }
@@ -71,7 +77,48 @@ export class Account {
         });
         await eventually("moto listens", () => fs.existsSync(portFile));
         this.port = fs.readFileSync(portFile, "utf8");
+        await this.install();
         await this.publish("gpu-ubuntu-22.04", "ami-0000000000000001");
+    }
+
+    private async install(): Promise<void> {
+        const write = (name: string, script: string) => {
+            fs.writeFileSync(path.join(this.programs, name), `#!/bin/sh\n${script}\n`, { mode: 0o755 });
+        };
+        write("systemctl", "");
+        // As it is, but that S3 and what AWS tells a machine are on loopback; see bin/rclone.
+        const rclone = execFileSync("sh", ["-c", "command -v rclone"], { encoding: "utf8" }).trim();
+        const settings = {
+            AWS_EC2_METADATA_SERVICE_ENDPOINT: await this.metadata.open(),
+            RCLONE_S3_ENDPOINT: `http://127.0.0.1:${this.port}`,
+            RCLONE_S3_PROVIDER: "Other",
+        };
+        const words = Object.entries(settings).map(([name, value]) => `${name}=${value}`);
+        write("rclone", `unset AWS_CA_BUNDLE; export ${words.join(" ")}; exec ${rclone} "$@"`);
+    }
+
+    /** Tells the machine that it is taken back, and has its own meter see it: resolves when that powers it off. */
+    async takeBack(): Promise<void> {
+        this.metadata.notice = { action: "stop", time: new Date(Date.now() + 120_000).toISOString() };
+        // What it counts is kept on the machine's disk.
+        const script = "mount -t tmpfs none /var/lib && exec bash /usr/local/sbin/retune-meter";
+        const meter = spawn(
+            "nsenter",
+            [`--mount=/proc/${this.sshd.pid}/ns/mnt`, "unshare", "--mount", "sh", "-c", script],
+            {
+                env: {
+                    PATH: `${this.programs}:${process.env["PATH"] ?? ""}`,
+                    AWS_EC2_METADATA_SERVICE_ENDPOINT: this.metadata.endpoint,
+                },
+                stdio: ["ignore", "pipe", "inherit"],
+            },
+        );
+        let said = "";
+        meter.stdout.on("data", (data: Buffer) => (said += data.toString()));
+        const [code] = (await once(meter, "close")) as [number];
+        this.metadata.notice = undefined;
+        if (code !== 0 || said !== "AWS takes the machine back\n")
+            throw new Error(`the meter ended with ${code}: ${said}`);
     }
 
     /** What AWS says is the newest image; null for a parameter that is missing. */
@@ -144,8 +191,49 @@ export class Account {
 
     async close(): Promise<void> {
         this.server?.kill();
+        this.metadata.close();
         await this.sshd.dispose();
+        fs.rmSync(this.programs, { recursive: true, force: true });
         fs.rmSync(this.folder, { recursive: true, force: true });
+    }
+}
+
+/** What AWS tells a machine about itself, to whoever has asked for a token: its role's credentials, and a notice of its end. */
+class Metadata {
+    notice: { readonly action: "stop"; readonly time: string } | undefined;
+    endpoint = "";
+    private readonly server = http.createServer((request, response) => {
+        const [status, body] = this.answer(request);
+        response.writeHead(status, { "x-aws-ec2-metadata-token-ttl-seconds": "60" }).end(body);
+    });
+
+    async open(): Promise<string> {
+        this.server.listen(0, "127.0.0.1");
+        await once(this.server, "listening");
+        this.endpoint = `http://127.0.0.1:${(this.server.address() as AddressInfo).port}`;
+        return this.endpoint;
+    }
+
+    close(): void {
+        this.server.close();
+    }
+
+    private answer({ method, url, headers }: http.IncomingMessage): [status: number, body?: string] {
+        if (method === "PUT" && url === "/latest/api/token") return [200, "a token"];
+        if (headers["x-aws-ec2-metadata-token"] !== "a token") return [401];
+        switch (url) {
+            case "/latest/meta-data/iam/security-credentials/":
+                return [200, "machine-role"];
+            case "/latest/meta-data/iam/security-credentials/machine-role": {
+                const Expiration = new Date(Date.now() + 3_600_000).toISOString();
+                const key = { AccessKeyId: "machine", SecretAccessKey: "secret", Token: "session" };
+                return [200, JSON.stringify({ Code: "Success", Type: "AWS-HMAC", ...key, Expiration })];
+            }
+            case "/latest/meta-data/spot/instance-action":
+                return this.notice === undefined ? [404] : [200, JSON.stringify(this.notice)];
+            default:
+                return [404];
+        }
     }
 }
 

@@ -4,7 +4,7 @@ import * as os from "node:os";
 import * as path from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { JsonObject } from "../../pipeline/identity";
-import { all, digestsOf, python, Rig } from "../engine/rig";
+import { all, digestsOf, eventually, python, Rig, runsIn } from "../engine/rig";
 import { Account, withoutAccount } from "./account";
 
 const missing = withoutAccount === undefined ? "" : ` (skipped: ${withoutAccount})`;
@@ -246,6 +246,54 @@ describe.skipIf(missing !== "")(`a stack on AWS${missing}`, () => {
         const { code, actions } = await rig.json("up");
         expect({ code, actions }).toMatchObject({ code: 0, actions: all("unchanged") });
         expect(buckets()).toEqual([expect.not.stringMatching(bucket)]);
+    });
+
+    test("a spot machine that AWS takes back leaves a checkpoint, from which the next one goes on", async () => {
+        const steps = { training: { learningRate: 0.03, maxSteps: 20 } }; // a checkpoint every five
+        const checkpoints = () => mirrored().filter((key) => key.startsWith("retune/checkpoints/"));
+        const training = () =>
+            runsIn(account.sshd.at()).find(({ kind, state }) => kind === "Training" && state === "running");
+        configure({ spot: true }, steps);
+        const up = rig.spawn("up", []);
+        const { key } = await up.until("a step beyond the first checkpoint", () => {
+            const run = training();
+            return run !== undefined && run.steps.length >= 7 ? run : undefined;
+        });
+        account.sshd.pause();
+        await up.until("the first checkpoint in the mirror", () => checkpoints().some((one) => one.endsWith(".json")));
+        const poweredOff = account.takeBack();
+        await eventually("it is asked to stop", () => fs.existsSync(account.sshd.at("runs", key, "stop")));
+        account.sshd.resume();
+        await poweredOff;
+        const { code, stdout } = await up.ended;
+        expect(code).toBe(1);
+        expect(stdout).toContain(
+            `run ${key.slice(0, 12)} stopped: AWS takes the machine back; a checkpoint was saved; the mirror has a copy of it`,
+        );
+        expect(stdout).toContain("`npm run up` resumes it");
+        const [run] = runsIn(account.sshd.at()).filter((one) => one.key === key);
+        const done = run?.steps.at(-1) ?? 0;
+        expect(checkpoints().filter((one) => one.endsWith("/trainer_state.json"))).toHaveLength(2);
+
+        // There is no machine of this type any more: another one has nothing of what was on its disk.
+        fallAsleep();
+        fs.rmSync(account.sshd.at(), { recursive: true });
+        configure({ instanceType: "g6.xlarge", spot: true }, steps);
+        const again = await rig.json("up");
+        expect({ code: again.code, actions: again.actions }).toMatchObject({
+            code: 0,
+            actions: all("ran", { dataset: "unchanged", model: "unchanged" }),
+        });
+        expect(again.stage("training").facts).toMatchObject({ steps: 20, resumedFrom: done, lostSteps: 0 });
+        const [resumed] = runsIn(rig.home).filter((one) => one.key === key);
+        expect(resumed?.steps).toEqual(Array.from({ length: 20 }, (_, step) => step + 1));
+        const events = fs.readFileSync(path.join(rig.home, "runs", key, "events.jsonl"), "utf8");
+        expect(events).toContain(`"brings the checkpoint at step ${done} from the mirror"`);
+        expect(events).toContain(`"resumed from the checkpoint at step ${done}; nothing is lost"`);
+        const page = fs.readFileSync(new URL(`${again.stage("report").uri ?? ""}/report.html`), "utf8");
+        expect(page).toContain("The training was interrupted; no step was lost.");
+        expect(page).toContain(`It went on from the checkpoint at step ${done}.`);
+        expect(checkpoints()).toEqual([]);
     });
 
     test("destroy leaves nothing in the account, and the model here", async () => {

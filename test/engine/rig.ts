@@ -355,7 +355,7 @@ export function filesBelow(folder: string): string[] {
     return files.map((entry) => path.relative(folder, path.join(entry.parentPath, entry.name))).sort();
 }
 
-function runsIn(home: string): RunFolder[] {
+export function runsIn(home: string): RunFolder[] {
     const folder = path.join(home, "runs");
     const keys = fs.existsSync(folder) ? fs.readdirSync(folder) : [];
     const runs = keys.flatMap((key) => {

@@ -96,6 +96,27 @@ describe("what the page says", () => {
         expect(text).toContain("The loss is over 50 held-out rows, the scores are over 3 answers. With so few,");
     });
 
+    test.each([
+        [{ steps: 0, seconds: 0 }, ""],
+        [
+            { steps: 0, seconds: 0, resumedFrom: 1200 },
+            "The training was interrupted; no step was lost. It went on from the checkpoint at step 1,200.",
+        ],
+        [
+            { steps: 37, seconds: 41, resumedFrom: 1200 },
+            "The training was interrupted: 37 steps (41 s) after the last checkpoint were lost and done again. It went on from the checkpoint at step 1,200.",
+        ],
+        [
+            { steps: 37, seconds: 41, resumedFrom: 0 },
+            "The training was interrupted: 37 steps (41 s) after the last checkpoint were lost and done again.",
+        ],
+    ])("says where an interrupted training went on, and what was lost: %j", async (lost, said) => {
+        const text = await textOf({ lost });
+        const [, found = ""] =
+            /(The training was interrupted.*?\.(?: It went on from .*?\.)?)(?= [A-Z]|$)/.exec(text) ?? [];
+        expect(found).toBe(said);
+    });
+
     test("held-out cases come worst first", async () => {
         const page = await renderReport(data);
         const cases = [...page.matchAll(/<span class="score">([\d.]+)<\/span>/g)].map(([, score]) => score);
