@@ -44,7 +44,7 @@ export const report: Stage<Inputs> = {
     kind: "Report",
     fields,
     transport: ["keys"],
-    tools: () => ({ contract: 4 }),
+    tools: () => ({ contract: 5 }),
 
     work({ stack, notice, language, keys, service }) {
         return {

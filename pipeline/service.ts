@@ -37,6 +37,11 @@ export function serviceTools() {
     return { contract: 1, ...versions("llamafactory", "torch", "transformers") };
 }
 
+/** Whose a port is, for people: stack dev (service). */
+export function serviceOwner(stack: string, name: string): string {
+    return `stack ${stack} (${name})`;
+}
+
 /** LLaMA-Factory's OpenAI-compatible API on the exported model. */
 export function servingProgram(
     { model, template, enableThinking, precision, threads, backend }: ServiceInputs,

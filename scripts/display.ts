@@ -2,7 +2,7 @@ import { describeChange } from "../pipeline/changes";
 import { isObject, UNKNOWN, type Json, type JsonObject } from "../pipeline/identity";
 import { duration } from "../pipeline/duration";
 import { percent, readProgress, sparkline } from "../pipeline/progress";
-import { LiveLines } from "./live-lines";
+import { columnsOf, LiveLines } from "./live-lines";
 import type { StageOutcome } from "./outcome";
 
 const PLAIN_INTERVAL = 10_000;
@@ -66,10 +66,17 @@ export class Display {
         this.atWork.delete(outcome.name);
         this.paint();
         const word = WORDS[outcome.action] ?? outcome.action;
-        this.line(`  ${outcome.name.padEnd(NAME)} ${word.padEnd(15)} ${details(outcome)}`.trimEnd());
+        this.line(this.hung(`  ${outcome.name.padEnd(NAME)} ${word.padEnd(15)} `, details(outcome)));
         for (const reason of outcome.reasons) this.line(`              ${describeReason(reason)}`);
         if (outcome.keeps !== undefined) this.line(`              keeps ${outcome.keeps.join(", ")}`);
         if (outcome.error) this.line(indent(outcome.error));
+    }
+
+    /** On a terminal what does not fit goes on below where it began; elsewhere a stage is one line, for whoever searches. */
+    private hung(start: string, text: string): string {
+        if (!this.lines.live) return `${start}${text}`.trimEnd();
+        const [first = "", ...more] = folded(text, this.lines.columns - start.length);
+        return [`${start}${first}`.trimEnd(), ...more.map((line) => " ".repeat(start.length) + line)].join("\n");
     }
 
     /** Leaves the terminal as it was found. */
@@ -86,6 +93,17 @@ export class Display {
         };
         this.lines.show([...this.atWork].map(line));
     }
+}
+
+/** In lines of so many columns, broken between words; a word that is longer has a line of its own. */
+function folded(text: string, columns: number): string[] {
+    const lines: string[] = [];
+    for (const word of text.split(/(?<=\S) (?=\S)/)) {
+        const last = lines.at(-1);
+        if (last === undefined || columnsOf(`${last} ${word}`) > columns) lines.push(word);
+        else lines[lines.length - 1] = `${last} ${word}`;
+    }
+    return lines;
 }
 
 const BAR = 10;
@@ -134,7 +152,10 @@ function details(outcome: StageOutcome): string {
     const from =
         reused && run !== undefined && madeAt !== undefined ? `run ${run} of ${localTime(madeAt)}` : time(outcome);
     const all = [outcome.isNew === true ? "new" : "", from].filter((part) => part !== "").join(", ");
-    const what = facts === undefined || action === "drifted" ? "" : summary(facts);
+    const known = facts === undefined || action === "drifted" ? "" : summary(facts);
+    // Whoever has just started it wants to know where it is.
+    const address = outcome.type === "finetune:pipeline:Service" && facts !== undefined ? outcome.uri : undefined;
+    const what = [address, known].filter((part) => part !== undefined && part !== "").join(", ");
     return (all.length > 6 ? `${all}  ${what}` : `${all.padEnd(6)} ${what}`).trimEnd();
 }
 

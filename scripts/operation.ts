@@ -267,7 +267,7 @@ function closing(
     report: unknown,
 ): string {
     const page = typeof report === "string" ? ` Report: ${report}` : "";
-    const took = `${seconds.toFixed(1)} s`;
+    const took = seconds < 90 ? `${seconds.toFixed(1)} s` : duration(seconds);
     if (result === "detached") return `Detached after ${took}: what runs goes on; \`npm run up\` attaches to it.`;
     if (result === "refused") return `Refused by the gate after ${took}; the old model stays.${page}`;
     if (result === "failed") return `Failed after ${took}.`;

@@ -5,7 +5,7 @@ import { changesBetween, type Change } from "../changes";
 import { machineFor } from "../executor/executors";
 import type { Machine, ServiceStart, ServiceStatus } from "../executor/machine";
 import { hasUnknown, keyOf, UNKNOWN, type Json, type JsonObject } from "../identity";
-import { serviceFields, serviceTools, servingProgram, servingSources } from "../service";
+import { serviceFields, serviceOwner, serviceTools, servingProgram, servingSources } from "../service";
 import type { SessionEntry } from "../stage";
 import type { Store } from "../store/store";
 import { UserError } from "../user-error";
@@ -233,8 +233,8 @@ function keyFileOf(port: number): string {
     return `services/${port}/key`;
 }
 
-/** Of urn:pulumi:dev::retune::finetune:pipeline:Service::service, for people: stack dev (service). */
+/** Of urn:pulumi:dev::retune::finetune:pipeline:Service::service. */
 function ownerOf(urn: string): string {
     const [start = ""] = urn.split("::");
-    return `stack ${start.slice("urn:pulumi:".length)} (${nameOf(urn)})`;
+    return serviceOwner(start.slice("urn:pulumi:".length), nameOf(urn));
 }

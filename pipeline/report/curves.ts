@@ -50,16 +50,20 @@ export async function trainingCurves(data: ReportData): Promise<Html> {
     return html`${await figure(words.loss, losses, 280, loss, words)}
         ${await figure(words.learningRate, rates, 140, learningRate, words)}
         <p>
-            ${course(words.trainingLoss, points(training.losses), loss, words)}
-            ${best ? words.lowest(best[0], loss(best[1])) : words.noValidation} ${interruption(lost, words)}
+            ${[
+                course(words.trainingLoss, points(training.losses), loss, words),
+                best ? words.lowest(best[0], loss(best[1])) : words.noValidation,
+                ...interruption(lost, words),
+            ].join(words.gap)}
         </p>
         ${numbers(training, words)}`;
 }
 
-function interruption({ steps, seconds, resumedFrom }: ReportData["lost"], words: Words): Html | undefined {
-    if (steps === 0 && resumedFrom === undefined) return undefined;
-    return html`${steps > 0 ? words.lost(steps, words.duration(seconds)) : words.nothingLost}
-    ${resumedFrom ? words.resumed(resumedFrom) : undefined}`;
+function interruption({ steps, seconds, resumedFrom }: ReportData["lost"], words: Words): string[] {
+    if (steps === 0 && resumedFrom === undefined) return [];
+    const lost = steps > 0 ? words.lost(steps, words.duration(seconds)) : words.nothingLost;
+    // At step 0 there was no checkpoint.
+    return resumedFrom ? [lost, words.resumed(resumedFrom)] : [lost];
 }
 
 const dashed = { line: "dashed", marked: true } as const;

@@ -216,7 +216,10 @@ export const reportSchema = z.object({
         })
         .optional(),
     service: z
-        .object({ address: z.string().describe("on the loopback of the target") })
+        .object({
+            address: z.string().describe("on the loopback of the target"),
+            keyFile: z.string().optional().describe("of its key, where the target is the machine that made the report"),
+        })
         .optional()
         .describe("where the stack has one that serves"),
     provenance: json.describe("the manifest of the merged model: digests, versions, sources"),

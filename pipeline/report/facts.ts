@@ -14,33 +14,42 @@ export function datasetFacts({ dataset, language }: ReportData): Html {
     const dropped = Object.entries(dataset.dropped)
         .filter(([, number]) => number > 0)
         .sort(([, a], [, b]) => b - a);
-    const share = (number: number, whole = scanned): string => `${((number / Math.max(whole, 1)) * 100).toFixed(1)} %`;
     const row = (name: Html, number: number): Html =>
         html`<tr>
             <th scope="row">${name}</th>
             <td>${count(number)}</td>
-            <td>${share(number)}</td>
+            <td>${words.percent(number / Math.max(scanned, 1))}</td>
         </tr>`;
     return html`<div class="columns">
-            <table class="numbers">
-                <caption>
-                    ${words.sourceToRows}
-                </caption>
-                <thead>
-                    <tr>
-                        <th scope="col">${words.rows}</th>
-                        <th scope="col">${words.number}</th>
-                        <th scope="col">${words.share}</th>
-                    </tr>
-                </thead>
-                <tbody>
-                    ${row(html`${words.read}`, scanned)}
-                    ${dropped.map(([reason, number]) =>
-                        row(html`${words.dropped} ${inline(words.dropReason(reason))}`, number),
-                    )}
-                    ${row(html`${words.kept}`, kept)}
-                </tbody>
-            </table>
+            <div>
+                <table class="numbers">
+                    <caption>
+                        ${words.sourceToRows}
+                    </caption>
+                    <thead>
+                        <tr>
+                            <th scope="col">${words.rows}</th>
+                            <th scope="col">${words.number}</th>
+                            <th scope="col">${words.share}</th>
+                        </tr>
+                    </thead>
+                    <tbody>
+                        ${row(html`${words.read}`, scanned)}
+                        ${dropped.map(([reason, number]) =>
+                            row(html`${words.dropped}${words.gap}${inline(words.dropReason(reason))}`, number),
+                        )}
+                        ${row(html`<strong>${words.kept}</strong>`, kept)}
+                    </tbody>
+                </table>
+                ${
+                    tokens &&
+                    pairs(words.tokens(tokens.lookedAt), [
+                        [words.longest, count(tokens.longest)],
+                        [words.cutoff, count(tokens.cutoff)],
+                        [words.overCutoff, words.percent(tokens.shareCutOff)],
+                    ])
+                }
+            </div>
             <div>
                 ${pairs(words.rowsAreFor, [
                     [words.train, count(rows.train)],
@@ -52,14 +61,6 @@ export function datasetFacts({ dataset, language }: ReportData): Html {
                     [words.most, count(characters.p95)],
                     [words.longest, count(characters.max)],
                 ])}
-                ${
-                    tokens &&
-                    pairs(words.tokens(tokens.lookedAt), [
-                        [words.longest, count(tokens.longest)],
-                        [words.cutoff, count(tokens.cutoff)],
-                        [words.overCutoff, `${(tokens.shareCutOff * 100).toFixed(1)} %`],
-                    ])
-                }
             </div>
         </div>
         ${quality(dataset.quality, words)} ${examples(dataset.examples, words)}`;
@@ -80,7 +81,7 @@ function quality(found: ReportData["dataset"]["quality"], words: Words): Html | 
                     html`<li>
                         ${words.rowsThat(words.finding[name], rows)}
                         <ul class="muted">
-                            ${examples.map((example) => html`<li>${inline(example)}</li>`)}
+                            ${examples.map((example) => html`<li>${inline(words.foundAt(example))}</li>`)}
                         </ul>
                     </li>`,
             )}
@@ -147,7 +148,9 @@ export function usage(data: ReportData): Html {
     }
     const { folder, files, bytes: size, parity } = exported;
     return html`<p><code class="path">${folder}</code></p>
-        <p>${words.files(files)}, ${bytes(size)}. ${parityText(parity, words)}</p>
+        <p>
+            ${[`${words.files(files)}${words.comma}${bytes(size)}${words.stop}`, ...parityTexts(parity, words)].join(words.gap)}
+        </p>
         <h3>${words.inChat}</h3>
         <pre><code>npm run chat -- ${stack}</code></pre>
         <h3>${words.inWebUi}</h3>
@@ -169,11 +172,18 @@ function api({ stack, service, tuned, exported, language }: ReportData): Html {
     }
     const content = questionOf(tuned, exported?.instruction ?? "");
     const request = JSON.stringify({ model: "retune", messages: [{ role: "user", content }] });
+    const ask = (address: string, keyFile: string): Html =>
+        html`<pre><code>curl ${address}/chat/completions -H "Authorization: Bearer $(cat ${keyFile})" -H 'Content-Type: application/json' -d ${quote(request)}</code></pre>`;
+    if (service.keyFile !== undefined) {
+        return html`<h3>${words.asApi}</h3>
+            <p>${words.servedHere(service.address)}</p>
+            ${ask(service.address, quote(service.keyFile))}`;
+    }
     return html`<h3>${words.asApi}</h3>
         <p>${words.servedAs(service.address)}</p>
         <pre><code>npm run api -- --stack ${named(stack)}</code></pre>
         <p>${words.thenAsk}</p>
-        <pre><code>curl ADDRESS/chat/completions -H "Authorization: Bearer $(cat KEYFILE)" -H 'Content-Type: application/json' -d ${quote(request)}</code></pre>`;
+        ${ask("ADDRESS", "KEYFILE")}`;
 }
 
 /** The name of a stack in a command. */
@@ -189,12 +199,12 @@ function questionOf(tuned: ReportData["tuned"], instruction: string): string {
 
 type Exported = NonNullable<ReportData["exported"]>;
 
-function parityText({ checked, equal = checked, logits, tensors }: Exported["parity"], words: Words): string {
+function parityTexts({ checked, equal = checked, logits, tensors }: Exported["parity"], words: Words): string[] {
     const share = logits === undefined ? [] : [words.logits(`${Number((100 * logits).toPrecision(2))} %`)];
     return [
         ...(checked === 0 ? [words.parityNone] : [words.parity(equal, checked), ...share]),
         ...(tensors === undefined ? [] : [words.tensors(tensors)]),
-    ].join(" ");
+    ];
 }
 
 function chat({ folder, template, enableThinking }: Exported): string {

@@ -5,6 +5,7 @@ import { parseEvents } from "../executor/executor";
 import { spentBy } from "../executor/meter";
 import { judge, METRICS, type Verdict } from "../gate";
 import { isObject, parseJson, type JsonObject } from "../identity";
+import { serviceOwner } from "../service";
 import type { SessionEntry } from "../stage";
 import { readJson, type Metrics, type Result, type Store } from "../store/store";
 import { UserError } from "../user-error";
@@ -95,7 +96,9 @@ export async function gather(store: Store, subject: Subject): Promise<ReportData
         ...(judged.incumbent === undefined ? {} : { incumbent: await incumbentOf(store, judged.incumbent, asked) }),
         trained: store.artifactFolder(training.digest),
         ...(exported === undefined ? {} : { exported: exportedAs(exported, store, asked) }),
-        ...(service === undefined ? {} : { service: { address: service } }),
+        ...(service === undefined
+            ? {}
+            : { service: { address: service, ...(await keyFileOf(store.home, stack, service)) } }),
         provenance: (exported && (await readJson<JsonObject>(artifact(exported, "retune.json")))) ?? {},
     };
 }
@@ -153,6 +156,13 @@ function serviceStage(address: string | undefined, done: SessionEntry | undefine
     if (address === undefined && done === undefined) return undefined;
     const { action = "unchanged", seconds = 0, reasons = [] } = done ?? {};
     return { name: "service", kind: "Service", after: ["export"], action, seconds, reasons };
+}
+
+/** The file of a service's key, where it is on this machine: a target's own loopback may have the same port. */
+async function keyFileOf(home: string, stack: string, address: string): Promise<{ readonly keyFile?: string }> {
+    const folder = path.join(home, "services", new URL(address).port);
+    const wanted = await readJson<{ readonly owner: string }>(path.join(folder, "wanted.json"));
+    return wanted?.owner === serviceOwner(stack, "service") ? { keyFile: path.join(folder, "key") } : {};
 }
 
 /** The name of a machine is nobody's business to whom a page is sent. */

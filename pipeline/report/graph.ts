@@ -101,10 +101,11 @@ function node(stage: ReportStage, { x, y }: Place, words: Words): Html {
 
 function described(stage: ReportStage, words: Words): Html {
     const { name, kind, action, seconds, cost, made } = stage;
-    const same = name.toLowerCase() === kind.toLowerCase();
+    const what = words.kind(kind);
+    const same = name.toLowerCase() === what.toLowerCase();
     return html`<li class="${action}">
         <p>
-            <strong>${inline(name)}</strong> ${same ? undefined : html`<span>${kind}</span> `}<span class="badge"
+            <strong>${inline(name)}</strong> ${same ? undefined : html`<span>${what}</span> `}<span class="badge"
                 >${words.action[action]}</span
             >
         </p>
@@ -118,9 +119,9 @@ function described(stage: ReportStage, words: Words): Html {
             made === undefined
                 ? undefined
                 : html`<p class="muted">
-                      ${words.run} <code>${made.run}</code>, ${words.finished}
-                      <time datetime="${made.finishedAt}">${time(made.finishedAt)}</time>${machine(stage, words)},
-                      ${words.digest} <code title="${made.digest}">${made.digest.slice(0, 12)}</code>
+                      ${words.run} <code>${made.run}</code>${words.comma}${words.digest}
+                      <code title="${made.digest}">${made.digest.slice(0, 12)}</code>${words.comma}${words.finished}
+                      <time datetime="${made.finishedAt}">${time(made.finishedAt)}</time>${machine(stage, words)}
                   </p>`
         }
     </li>`;
@@ -139,8 +140,8 @@ function expectation({ action, expectedSeconds }: ReportStage, words: Words): st
 
 function why({ action, reasons }: ReportStage, words: Words): Html | undefined {
     if (action === "unchanged" || action === "skipped") return undefined;
-    if (reasons.length === 0) return html`<p>${words.why} ${words.isNew}</p>`;
-    if (reasons.length === 1) return html`<p>${words.why} ${inline(reasons[0] ?? "")}</p>`;
+    if (reasons.length === 0) return html`<p>${words.why}${words.gap}${words.isNew}</p>`;
+    if (reasons.length === 1) return html`<p>${words.why}${words.gap}${inline(reasons[0] ?? "")}</p>`;
     return html`<p>${words.why}</p>
         <ul>
             ${reasons.map((reason) => html`<li>${inline(reason)}</li>`)}
@@ -151,9 +152,15 @@ function machine({ host }: ReportStage, words: Words): string {
     if (host === undefined) return "";
     const { release, driver, python, torch, cuda, llamafactory } = host;
     const gpus = host.gpus === undefined || host.gpus.length === 0 ? [] : [host.gpus.join(" and ")];
-    const software = Object.entries({ driver, "Python": python, torch, "CUDA": cuda, "LLaMA-Factory": llamafactory });
+    const software = Object.entries({
+        [words.driver]: driver,
+        "Python": python,
+        torch,
+        "CUDA": cuda,
+        "LLaMA-Factory": llamafactory,
+    });
     const versions = software.flatMap(([name, version]) => (version === undefined ? [] : [`${name} ${version}`]));
     const system = release === undefined ? [] : [release];
     const all = [`${words.cpus(host.cpus)} (${host.machine})`, ...gpus, ...system, ...versions];
-    return ` ${words.on} ${all.join(", ")}`;
+    return `${words.clause}${words.on} ${all.join(words.listed)}`;
 }

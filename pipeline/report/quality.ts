@@ -50,7 +50,8 @@ export function verdict(data: ReportData): Html {
     const words = wordsOf(data.language);
     const { decision, conditions, warnings, override } = data.verdict;
     const reason = override && html`<p><strong>${words.reason}${words.colon}</strong>${inline(override.reason)}</p>`;
-    const listed = conditions.map(
+    // What does not hold is what a reader looks for.
+    const listed = [...conditions.filter(({ held }) => !held), ...conditions.filter(({ held }) => held)].map(
         (one) =>
             html`<li class="${one.held ? "held" : "failed"}">
                 <span class="badge">${one.held ? words.holds : words.fails}</span> ${condition(one, words)}
@@ -60,16 +61,16 @@ export function verdict(data: ReportData): Html {
             <p class="word">${words.decision[decision]}</p>
             <p>${words.decided[decision]}</p>
             ${reason}
+            ${
+                listed.length === 0
+                    ? undefined
+                    : html`<h3>${words.conditions}</h3>
+                          <ul class="conditions">
+                              ${listed}
+                          </ul>`
+            }
         </div>
         ${summary(data, words)}
-        ${
-            listed.length === 0
-                ? undefined
-                : html`<h3>${words.conditions}</h3>
-                      <ul class="conditions">
-                          ${listed}
-                      </ul>`
-        }
         ${warnings.map((one) => html`<p class="warning">${inline(words.warning(one, conditions))}</p>`)}`;
 }
 
@@ -115,6 +116,8 @@ export interface Tile {
     readonly name: string;
     readonly value: string;
     readonly note: string;
+    /** What that means. */
+    readonly change?: keyof Words["change"];
 }
 
 export function qualityTiles(data: ReportData): readonly Tile[] {
@@ -127,7 +130,8 @@ export function qualityTiles(data: ReportData): readonly Tile[] {
             .map((one) => ({
                 name: words.metric[key],
                 value: arrow(one),
-                note: words.baseToTuned(words.change[one.verdict]),
+                note: words.baseToTuned,
+                change: one.verdict,
             })),
     );
 }
@@ -139,7 +143,7 @@ export function metricTable(data: ReportData): Html {
     if (base.length === 0) return html`<p>${words.noHeldOut}</p>`;
     const { rows } = data.tuned.metrics;
     const answered = data.tuned.cases.length;
-    const rare = Math.min(rows, answered) < 30 ? ` ${words.few}` : "";
+    const rare = Math.min(rows, answered) < 30 ? `${words.gap}${words.few}` : "";
     const alone = incumbent.length === 0;
     // In a narrow window each row is a block of its own, whose cells say what they are; the roles keep it a table.
     const cell = (name: string, content: Html | string | undefined, className = ""): Html =>
@@ -178,14 +182,20 @@ export function metricTable(data: ReportData): Html {
                 ${base.map(row)}
             </tbody>
         </table>
-        <p class="muted">${words.explained} ${base.some(({ interval }) => interval) ? words.interval : ""}</p>`;
+        <p class="muted">
+            ${words.explained}${base.some(({ interval }) => interval) ? `${words.gap}${words.interval}` : ""}
+        </p>`;
 }
 
 function changed({ measure, change, interval, verdict }: Comparison, words: Words): Html {
     const shown = (value: number): string => difference(value, measure.format);
     const within = interval && html`<br /><span class="muted">[${shown(interval.low)}, ${shown(interval.high)}]</span>`;
-    const className = verdict.replace(" ", "-");
-    return html`${shown(change)} <span class="${className}">${words.change[verdict]}</span>${within}`;
+    return html`${shown(change)} ${inWords(verdict, words)}${within}`;
+}
+
+/** In green or red, and in words. */
+export function inWords(change: keyof Words["change"], words: Words): Html {
+    return html`<span class="${change.replace(" ", "-")}">${words.change[change]}</span>`;
 }
 
 export function promptAnswers(data: ReportData): Html {

@@ -1,12 +1,12 @@
 import { trainingCurves } from "./curves";
 import type { ReportData } from "./data";
 import { datasetFacts, provenance, settingsTable, usage } from "./facts";
-import { bytes, loss, money, time } from "./format";
+import { loss, money, time } from "./format";
 import { stageGraph } from "./graph";
 import { wayToIndex } from "./history";
 import { html, type Html } from "./html";
 import { page } from "./page";
-import { heldOutCases, metricTable, promptAnswers, qualityTiles, verdict, type Tile } from "./quality";
+import { heldOutCases, inWords, metricTable, promptAnswers, qualityTiles, verdict, type Tile } from "./quality";
 import { inline } from "./text";
 import { wordsOf, type Words } from "./words";
 
@@ -34,13 +34,13 @@ export async function renderReport(data: ReportData): Promise<string> {
         title: `${data.stack}, ${time(data.at)}: ${words.title}`,
         header: html`<a class="skip" href="#verdict">${words.skip}</a>
             <header>
-                <p class="muted">${words.title}, <time datetime="${data.at}">${time(data.at)}</time></p>
+                <p class="muted">${words.title}${words.comma}<time datetime="${data.at}">${time(data.at)}</time></p>
                 <h1>${inline(data.stack)}</h1>
                 <p>
                     <a href="${wayToIndex(data.stack)}">${words.history}</a>
                     <span class="muted">${words.historyNote}</span>
                 </p>
-                ${data.notice === "" ? undefined : html`<p class="notice" role="note">${inline(data.notice)}</p>`}
+                ${data.notice === "" ? undefined : html`<p class="notice" role="note">${inline(words.notice(data.notice))}</p>`}
             </header>
             <nav aria-label="${words.sections}">
                 <ul>
@@ -50,30 +50,28 @@ export async function renderReport(data: ReportData): Promise<string> {
         main: html`<section aria-labelledby="verdict">
                 <h2 id="verdict">${words.section.verdict}</h2>
                 ${verdict(data)}
-                <dl class="tiles">${tiles(data, words).map(tile)}</dl>
+                <dl class="tiles">${tiles(data, words).map((one) => tile(one, words))}</dl>
             </section>
             ${all.map(section)}`,
     });
 }
 
-function tile({ name, value, note }: Tile): Html {
+function tile({ name, value, note, change }: Tile, words: Words): Html {
     return html`<div>
         <dt>${name}</dt>
         <dd>${value}</dd>
-        <dd class="muted">${note}</dd>
+        <dd class="muted">
+            ${note}${change === undefined ? undefined : html`${words.comma}${inWords(change, words)}`}
+        </dd>
     </div>`;
 }
 
 function tiles(data: ReportData, words: Words): readonly Tile[] {
-    const { exported } = data;
     return [
         ...qualityTiles(data),
         ...trainingTile(data.training.losses, words),
-        ...updateTiles(data, words),
+        updateTile(data, words),
         ...spentTile(data, words),
-        ...(exported === undefined
-            ? []
-            : [{ name: words.merged, value: bytes(exported.bytes), note: words.files(exported.files) }]),
     ];
 }
 
@@ -92,13 +90,11 @@ function trainingTile(losses: ReportData["training"]["losses"], words: Words): r
     return [{ name, value: `${loss(first.loss)} → ${loss(last.loss)}`, note: words.firstToLast(last.step) }];
 }
 
-function updateTiles({ stages, cost }: ReportData, words: Words): readonly Tile[] {
+function updateTile({ stages, cost }: ReportData, words: Words): Tile {
     const name = words.thisUpdate;
     const worked = stages.filter(({ action }) => action === "ran" || action === "attached" || action === "refused");
-    if (worked.length === 0) return [{ name, value: words.nothingToDo, note: words.allThere }];
+    if (worked.length === 0) return { name, value: words.nothingToDo, note: words.allThere };
     const seconds = worked.reduce((total, stage) => total + stage.seconds, 0);
-    return [
-        { name, value: words.duration(seconds), note: words.workIn(worked.length, stages.length) },
-        ...(cost === undefined ? [] : [{ name: words.cost, value: money(cost), note: words.costNote }]),
-    ];
+    const note = words.workIn(worked.length, stages.length) + (cost === undefined ? "" : words.costs(money(cost)));
+    return { name, value: words.duration(seconds), note };
 }

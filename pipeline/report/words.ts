@@ -1,3 +1,4 @@
+import { huatuoLite } from "../../datasets/huatuo-lite";
 import { MEANINGS, type Finding } from "../../datasets/quality";
 import type { Language, ReportData, ReportStage } from "./data";
 
@@ -45,6 +46,8 @@ const english = {
     footer: "Made by Retune. This page is one file; it runs no scripts and loads nothing.",
     history: "All generations of this stack",
     historyNote: "(a page on the machine that made this one)",
+    /** As the recipe has it. */
+    notice: (text: string): string => text,
     section: {
         verdict: "Verdict",
         answers: "Answers",
@@ -70,6 +73,11 @@ const english = {
     inSentence: (name: string): string => name.replace(/^H/, "h"),
     colon: ": ",
     comma: ", ",
+    /** Between sentences. */
+    gap: " ",
+    /** Between what belongs together, and between what is listed. */
+    clause: " ",
+    listed: ", ",
     change: {
         "better": "better",
         "worse": "worse",
@@ -117,7 +125,7 @@ const english = {
     notMeasured: "Not measured",
     nothingHeldOut: "nothing was held out for a test.",
     readInstead: "Read the answers below instead.",
-    baseToTuned: (change: string): string => `base → tuned, ${change}`,
+    baseToTuned: "base → tuned",
 
     trainingLoss: "Training loss",
     afterSteps: (steps: number): string => `after ${plural(steps, "step")}`,
@@ -131,10 +139,11 @@ const english = {
     spent: "Spent so far",
     spentNote: (budget: string | undefined): string =>
         `dollars, for all hours of the stack's machines${budget === undefined ? "" : `, of a budget of ${budget}`}`,
-    merged: "Merged model",
     files: (number: number): string => plural(number, "file"),
 
     noStages: "No stages.",
+    /** What a stage is, where its name does not say it. */
+    kind: (kind: string): string => kind,
     graph: "What this update did, and in what order",
     action: {
         ran: "ran",
@@ -171,6 +180,7 @@ const english = {
     finished: "finished",
     on: "on",
     digest: "digest",
+    driver: "driver",
     cpus: (number: number): string => plural(number, "CPU"),
 
     noLosses: "No losses were logged.",
@@ -232,6 +242,7 @@ const english = {
     rows: "Rows",
     number: "Number",
     share: "Share",
+    percent: (share: number): string => `${(share * 100).toFixed(1)} %`,
     read: "Read",
     dropped: "Dropped:",
     /** As the conversion names it. */
@@ -252,6 +263,8 @@ const english = {
     nothingFound: "Nothing was found amiss in the rows.",
     finding: MEANINGS as Readonly<Record<Finding, string>>,
     rowsThat: (meaning: string, rows: number): string => `Rows that ${meaning}: ${count(rows)}`,
+    /** As the conversion says it. */
+    foundAt: (text: string): string => text,
     examples: "Examples of training rows",
     answer: "Answer",
 
@@ -276,6 +289,8 @@ const english = {
     servedAs: (address: string): string =>
         `It is at ${address} on the stack's target. From where the stack is kept, this names an address and the file that has the key:`,
     thenAsk: "With these two:",
+    servedHere: (address: string): string =>
+        `It is at ${address} on the machine that made this page, and its key is in a file there:`,
     inPython: "In Python, with transformers:",
     inTerminal: "In a terminal, with LLaMA-Factory:",
     check: "Check that all files are as they were made:",
@@ -294,6 +309,20 @@ const english = {
     metricsOverTime: "Held-out loss of the tuned models, refused ones too",
 };
 
+const KINDS: Readonly<Record<string, string>> = {
+    Dataset: "数据集",
+    Model: "基础模型",
+    Training: "训练",
+    Evaluation: "评估",
+    Export: "导出",
+    Service: "服务",
+};
+
+function chinesePart(part: string): string {
+    const parts: Readonly<Record<string, string>> = { train: "训练", validation: "验证", test: "测试" };
+    return parts[part] ?? part;
+}
+
 const chinese: Words = {
     count,
     duration: (seconds) => {
@@ -310,6 +339,7 @@ const chinese: Words = {
     footer: "由 Retune 生成。本页是单个文件：不运行脚本，也不加载任何内容。",
     history: "此堆栈的所有版本",
     historyNote: "（位于生成本页的机器上）",
+    notice: (text) => (text === huatuoLite.notice ? "演示用途，不是医疗建议：回答可能有误。身体不适请就医。" : text),
     section: {
         verdict: "结论",
         answers: "回答",
@@ -335,6 +365,9 @@ const chinese: Words = {
     inSentence: (name) => name,
     colon: "：",
     comma: "，",
+    gap: "",
+    clause: "，",
+    listed: "、",
     change: { "better": "更好", "worse": "更差", "the same": "相同", "unsure": "可能是偶然" },
 
     decision: { accepted: "通过", refused: "被拒绝", overridden: "未达标，由人工放行", ungated: "未设门槛" },
@@ -353,7 +386,7 @@ const chinese: Words = {
         const of = { base: "基础模型为", incumbent: "现任模型为", threshold: "界限为" }[whose];
         return `${metric} ${tuned}，${of} ${other}`;
     },
-    between: (low, high, percent) => `差值在 ${low} 与 ${high} 之间（置信度 ${percent} %）`,
+    between: (low, high, percent) => `差值在 ${low} 与 ${high} 之间（置信度 ${percent}%）`,
     noIncumbent: (metric) => `${metric}：还没有现任模型可比较`,
     condition: ({ finding, metric, against, tuned, other }) => {
         const name = metric === undefined ? "" : chinese.metric[metric];
@@ -393,7 +426,7 @@ const chinese: Words = {
                 return `测试数据只有 ${count(one.rows)} 行，少于 ${count(one.least)} 行：结论可能是偶然`;
             case "chance": {
                 const condition = conditions[one.condition];
-                const sure = `可能是偶然（置信度 ${Math.round(one.certainty * 100)} %）`;
+                const sure = `可能是偶然（置信度 ${Math.round(one.certainty * 100)}%）`;
                 return condition === undefined ? sure : `${sure}：${chinese.condition(condition)}`;
             }
             case "empty":
@@ -409,7 +442,7 @@ const chinese: Words = {
     notMeasured: "未测量",
     nothingHeldOut: "没有留出测试数据。",
     readInstead: "请阅读下面的回答。",
-    baseToTuned: (change) => `基础 → 微调，${change}`,
+    baseToTuned: "基础 → 微调",
 
     trainingLoss: "训练损失",
     afterSteps: (steps) => `${count(steps)} 步之后`,
@@ -422,10 +455,10 @@ const chinese: Words = {
     costNote: "本次更新，按目标机器的价格",
     spent: "累计费用",
     spentNote: (budget) => `美元，该堆栈所有机器的全部开机时间${budget === undefined ? "" : `，预算 ${budget}`}`,
-    merged: "合并后的模型",
     files: (number) => `${count(number)} 个文件`,
 
     noStages: "没有阶段。",
+    kind: (kind) => KINDS[kind] ?? kind,
     graph: "本次更新做了什么，以及先后顺序",
     action: {
         ran: "已运行",
@@ -462,6 +495,7 @@ const chinese: Words = {
     finished: "完成于",
     on: "机器",
     digest: "摘要",
+    driver: "驱动",
     cpus: (number) => `${count(number)} 个 CPU`,
 
     noLosses: "没有记录损失。",
@@ -496,7 +530,7 @@ const chinese: Words = {
     difference: (to, alone) => (alone ? "差值" : to === "base" ? "与基础相比" : "与现任相比"),
     explained:
         "损失：参考答案每个词元的平均交叉熵，越低越好。BLEU（按字符）与 ROUGE（F 值，按词）把回答与参考答案相比，以百分数表示，越高越好。",
-    interval: "括号中是置信度为 95 % 的差值区间（对测试数据做配对自助抽样）。区间含 0 时，差异可能是偶然。",
+    interval: "括号中是置信度为 95% 的差值区间（对测试数据做配对自助抽样）。区间含 0 时，差异可能是偶然。",
     noPrompts: "没有设置固定问题。",
     notAsked: "（未提问）",
     cutOff: "被截断：达到了新词元的上限。",
@@ -515,20 +549,22 @@ const chinese: Words = {
     rows: "行",
     number: "数量",
     share: "占比",
+    percent: (share) => `${(share * 100).toFixed(1)}%`,
     read: "读取",
     dropped: "丢弃：",
     dropReason: (reason) => {
-        const [, what, column = ""] = /^(empty|duplicate|missing) (.+)$/.exec(reason) ?? [];
-        switch (what) {
-            case "empty":
-                return `${column} 为空`;
-            case "duplicate":
-                return `${column} 重复`;
-            case "missing":
-                return `缺少 ${column}`;
-            default:
-                return reason;
-        }
+        const said: readonly (readonly [RegExp, string])[] = [
+            [/^empty (.+)$/, "$1 为空"],
+            [/^missing (.+)$/, "缺少 $1"],
+            [/^duplicate$/, "重复"],
+            [/^duplicate (.+)$/, "$1 重复"],
+            [/^(.+) below (\S+)$/, "$1 低于 $2"],
+            [/^(.+) above (\S+)$/, "$1 高于 $2"],
+            [/^(.+) not a number$/, "$1 不是数值"],
+            [/^(.+) not listed$/, "$1 不在允许的值中"],
+        ];
+        const [pattern, text] = said.find(([one]) => one.test(reason)) ?? [];
+        return pattern === undefined || text === undefined ? reason : reason.replace(pattern, text);
     },
     kept: "保留",
     rowsAreFor: "各部分的行数",
@@ -537,7 +573,7 @@ const chinese: Words = {
     test: "测试（留出）",
     characters: "问题与回答的字符数",
     half: "一半的行不超过",
-    most: "95 % 的行不超过",
+    most: "95% 的行不超过",
     longest: "最长的一行",
     tokens: (looked) => `前 ${count(looked)} 行训练数据的词元数`,
     cutoff: "训练的截断长度",
@@ -557,6 +593,15 @@ const chinese: Words = {
         emailAddresses: "含有电子邮箱地址",
     },
     rowsThat: (meaning, rows) => `${meaning}：${count(rows)} 行`,
+    foundAt: (text) =>
+        text
+            .replace(
+                /^row (\d+) \((\w+)\) and row (\d+) \((\w+)\), (\d+) % alike: (".*") and (".*")$/s,
+                (_, one: string, part: string, two: string, other: string, alike: string, a: string, b: string) =>
+                    `第 ${one} 行（${chinesePart(part)}）与第 ${two} 行（${chinesePart(other)}），相似度 ${alike}%：${a} 与 ${b}`,
+            )
+            .replace(/^row (\d+) is row (\d+) again$/, "第 $1 行与第 $2 行相同")
+            .replace(/^row (\d+): /, "第 $1 行："),
     examples: "训练数据示例",
     answer: "回答",
 
@@ -576,6 +621,7 @@ const chinese: Words = {
     asApi: "作为兼容 OpenAI 的 API：",
     servedAs: (address) => `位于堆栈目标机器的 ${address}。在保存堆栈的机器上，下面的命令给出地址和密钥文件：`,
     thenAsk: "然后用这两者提问：",
+    servedHere: (address) => `位于生成本页的机器上的 ${address}，密钥在那里的一个文件中：`,
     inPython: "在 Python 中使用 transformers：",
     inTerminal: "在终端中使用 LLaMA-Factory：",
     check: "检查所有文件是否保持原样：",

@@ -135,7 +135,9 @@ describe("a worse model", () => {
             result: "refused",
             actions: all("ran", { model: "unchanged", evaluation: "refused", export: "skipped", report: "skipped" }),
         });
-        expect(stderr).toMatch(/^Refused by the gate after \d+\.\d s; the old model stays\. Report: file:\S+$/m);
+        expect(stderr).toMatch(
+            /^Refused by the gate after (\d+\.\d s|\d+ min); the old model stays\. Report: file:\S+$/m,
+        );
         const error = stage("evaluation").error ?? "";
         const number = String.raw`\d+\.\d{4}`;
         expect(error).toMatch(

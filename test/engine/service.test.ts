@@ -48,7 +48,7 @@ describe("the service", () => {
         const file = path.join(history, String(newest), "report.json");
         const { stages, service: served } = reportSchema.parse(JSON.parse(fs.readFileSync(file, "utf8")));
         const { action, reasons } = stages.find(({ kind }) => kind === "Service") ?? {};
-        return { newest, action, reasons, address: served?.address };
+        return { newest, action, reasons, ...served };
     };
 
     /** An export whose digest is right and whose weights have lost their end; answers the digest. */
@@ -91,8 +91,8 @@ describe("the service", () => {
         });
         expect(answer.outputs["api"]).toBe(`http://127.0.0.1:${port}/v1`);
         const address = `http://127.0.0.1:${port}/v1`;
-        expect(reported()).toEqual({ newest: 1, action: "ran", reasons: [], address });
         const file = path.join(folder(), "key");
+        expect(reported()).toEqual({ newest: 1, action: "ran", reasons: [], address, keyFile: file });
         const { stdout } = await rig.start(process.execPath, ["scripts/api.cjs", "--stack", "test"]).ended;
         expect(stdout).toBe(`http://127.0.0.1:${port}/v1  key in ${file}\n`);
         key = fs.readFileSync(file, "utf8").trim();
@@ -210,7 +210,7 @@ describe("the service", () => {
         });
         expect(models).toHaveLength(1);
         expect(serving()).toEqual(before);
-        expect(reported()).toEqual({ newest: 2, action: "skipped", reasons: [], address: undefined });
+        expect(reported()).toEqual({ newest: 2, action: "skipped", reasons: [] });
     });
 
     test("changes to a new model without a request that fails, and once", async () => {

@@ -58,6 +58,24 @@ describe("a finished stage", () => {
         ]);
     });
 
+    test("is at an address, where it is a service", () => {
+        const service = { name: "service", type: "finetune:pipeline:Service", uri: "http://127.0.0.1:8000/v1" };
+        const facts = { backend: "huggingface", port: 8000 };
+        expect(linesOf({ ...service, seconds: 9, facts })).toEqual([
+            "  service     ran             9 s    http://127.0.0.1:8000/v1, backend huggingface, port 8000",
+        ]);
+    });
+
+    test("goes on below where its facts began, where the window is narrow", () => {
+        const facts = { dropped: { "empty answer": 4, "empty label": 12 }, kept: 281, rows: { train: 239, test: 14 } };
+        const { display, written } = streamOf(80, 24);
+        display.stage(outcome({ name: "dataset", seconds: 1, facts }));
+        expect(seen(written)).toEqual([
+            "  dataset     ran             1 s    kept 281, dropped (empty answer 4, empty",
+            "                              label 12), rows (train 239, test 14)",
+        ]);
+    });
+
     test.each([
         [{ action: "cached", seconds: 93, facts: { steps: 1 } }, "  training    cached                 steps 1"],
         [

@@ -46,6 +46,15 @@ describe.skipIf(chromium === undefined)("the report in Chromium", { timeout: 60_
         },
     );
 
+    test("in a narrow window no number runs into the one beside it", async () => {
+        await browser.open(await pageOf({ ...refused, language: "zh" }), { width: 390, scheme: "light" });
+        const cells = await browser.evaluate<{ text: string; over: number }[]>(
+            "[...document.querySelectorAll('.broad tbody :is(th, td)')].map((one) => ({ text: one.innerText, over: one.scrollWidth - one.clientWidth }))",
+        );
+        expect(cells).toHaveLength(5 * 6);
+        expect(cells.filter(({ over }) => over > 0)).toEqual([]);
+    });
+
     test("answers are filtered by the keyboard alone", async () => {
         await browser.open(await pageOf(data), { width: 1280, scheme: "light" });
         const visible = () =>

@@ -8,6 +8,7 @@ import { bytes, difference, learningRate, loss } from "../../pipeline/report/for
 import { html } from "../../pipeline/report/html";
 import { renderReport } from "../../pipeline/report/render";
 import { clipped } from "../../pipeline/report/text";
+import { huatuoLite } from "../../datasets/huatuo-lite";
 import { wordsOf } from "../../pipeline/report/words";
 import { project } from "../../scripts/locations.cjs";
 import { data, differences, evaluation, hostile, nothingHeldOut, refused, served, service, steps } from "./report-data";
@@ -79,12 +80,12 @@ describe("what the page says", () => {
         );
         expect(text).toContain(
             "training ran Took 3 min 4 s, in this update; 2 min 30 s were expected. Why: learningRate 0.0005 → 0.0001 " +
-                "run training-0123 , finished 2026-07-30 14:05 UTC on 16 CPUs (x86_64), NVIDIA A10, ubuntu 22.04, driver 570.158.01, torch 2.8.0, CUDA 12.8, LLaMA-Factory 0.9.5, digest c0ffee",
+                "run training-0123 , digest c0ffeec0ffee , finished 2026-07-30 14:05 UTC on 16 CPUs (x86_64), NVIDIA A10, ubuntu 22.04, driver 570.158.01, torch 2.8.0, CUDA 12.8, LLaMA-Factory 0.9.5 evaluation",
         );
         expect(text).toContain(
             "evaluation attached Took 1 min 11 s, in a run that was already going on. " +
                 "Why: trained 0123 → 4567 maxNewTokens 64 → 128 run evaluation-0123 , " +
-                "finished 2026-07-30 14:05 UTC on 1 CPU (aarch64), digest",
+                "digest c0ffeec0ffee , finished 2026-07-30 14:05 UTC on 1 CPU (aarch64)",
         );
         expect(text).toContain("This update 4 min 15 s work in 2 of 4 stages");
     });
@@ -422,7 +423,7 @@ test("cost is shown where there is a price", async () => {
     const stages = data.stages.map((one) => (one.name === "training" ? { ...one, cost: 1.234 } : one));
     const text = await textOf({ stages, cost: 1.234 });
     expect(text).toContain("Took 3 min 4 s, in this update; 2 min 30 s were expected, cost 1.23.");
-    expect(text).toContain("Cost 1.23 of this update, at the target's price");
+    expect(text).toContain("work in 2 of 4 stages, cost 1.23");
     expect(text).not.toContain("Spent so far");
     expect(await textOf({ spent: { amount: 4.5, budget: 10 } })).toContain(
         "Spent so far 4.50 dollars, for all hours of the stack's machines, of a budget of 10.00",
@@ -472,6 +473,11 @@ describe("a service", () => {
                 String.raw`-d '{"model":"retune","messages":[{"role":"user","content":"你是一名医生。\n感冒了应该怎么办？"}]}'`,
         ]);
         expect(textIn(use)).toContain("It is at http://127.0.0.1:8000/v1 on the stack's target");
+        const keyFile = "/home/me/.retune/services/8000/key";
+        const here = await renderReport({ ...served, service: { address: "http://127.0.0.1:8000/v1", keyFile } });
+        expect(textIn(here)).toContain(
+            `its key is in a file there: curl http://127.0.0.1:8000/v1/chat/completions -H "Authorization: Bearer $(cat '${keyFile}')" -H `,
+        );
         expect(await textOf()).toContain(
             "with retune:service: { enabled: true } in Pulumi.dev.yaml: npm run up -- --stack dev",
         );
@@ -546,9 +552,41 @@ describe("in Chinese", () => {
             ).map((one) => warning(one, [compared])),
         ).toEqual([
             "测试数据只有 4 行，少于 30 行：结论可能是偶然",
-            "可能是偶然（置信度 86 %）：测试损失 0.5900，基础模型为 0.4800：更差，相差 0.1100，允许 0.05",
+            "可能是偶然（置信度 86%）：测试损失 0.5900，基础模型为 0.4800：更差，相差 0.1100，允许 0.05",
             "微调模型的 4 个回答中有 1 个为空",
             "gate.override 并不需要：请删除，否则下一个模型也会被放行",
+        ]);
+    });
+
+    test("says what was found in the rows, and the notice of the recipe that comes with it", () => {
+        const { foundAt, notice } = wordsOf("zh");
+        expect(
+            [
+                'row 28 (train) and row 49 (test), 100 % alike: "How?" and "how and why?"',
+                "row 3 is row 1 again",
+                'row 7: "138******78"',
+                "whatever comes",
+            ].map(foundAt),
+        ).toEqual([
+            '第 28 行（训练）与第 49 行（测试），相似度 100%："How?" 与 "how and why?"',
+            "第 3 行与第 1 行相同",
+            '第 7 行："138******78"',
+            "whatever comes",
+        ]);
+        expect(notice(huatuoLite.notice)).toBe("演示用途，不是医疗建议：回答可能有误。身体不适请就医。");
+        expect(notice("Ask a lawyer.")).toBe("Ask a lawyer.");
+    });
+
+    test("says why rows were dropped, in the conversion's terms where it knows none of its own", () => {
+        const { dropReason } = wordsOf("zh");
+        expect(
+            [
+                ...["empty answer", "duplicate", "duplicate question", "score below 4", "score above 9.5"],
+                ...["score not a number", "label not listed", "whatever comes"],
+            ].map(dropReason),
+        ).toEqual([
+            ...["answer 为空", "重复", "question 重复", "score 低于 4", "score 高于 9.5"],
+            ...["score 不是数值", "label 不在允许的值中", "whatever comes"],
         ]);
     });
 });
