@@ -2,9 +2,14 @@ import * as fs from "node:fs";
 import * as path from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import type { JsonObject } from "../../pipeline/identity";
-import { all, digestsOf, filesBelow, python, Rig } from "../engine/rig";
+import { Hub } from "../engine/hub";
+import { listsWith } from "../engine/processes";
+import { actionsOf, all, digestsOf, filesBelow, python, Rig, type Answer } from "../engine/rig";
 import { describeOverSsh } from "./over-ssh";
 import { Sshd } from "./sshd";
+
+// In two parts, so that this file, of which the project has a copy, does not hold it.
+const TOKEN = ["hf", "canaryQ7x3vN9sLp2"].join("_");
 
 describeOverSsh("a stack on an SSH host", () => {
     let rig: Rig;
@@ -70,6 +75,34 @@ describeOverSsh("a stack on an SSH host", () => {
         } finally {
             await other.dispose();
         }
+    });
+
+    test("the export is pushed from here: the host is asked nothing, and sees no token", async () => {
+        const hub = new Hub();
+        const endpoint = await hub.listen();
+        const before = sshd.commands;
+        const push = { huggingface: { repository: "someone/cold", endpoint } };
+        rig.configure({ target: { ...sshd.target, python }, push });
+        const running = rig.spawn("up", ["--json"], { env: { HF_TOKEN: TOKEN } });
+        const seen = await listsWith(TOKEN, running);
+        const { code, stdout, stderr } = await running.ended;
+        hub.close();
+        expect({ code, seen }, stderr).toEqual({ code: 0, seen: [] });
+        const answer = JSON.parse(stdout) as Answer;
+        expect(actionsOf(answer)).toEqual({ host: "unchanged", ...all("unchanged"), huggingface: "ran" });
+        expect(sshd.commands).toBe(before);
+        const folder = path.join(rig.home, "store", digestsOf(answer)["export"] ?? "");
+        const { files } = hub.repositories.get("someone/cold") ?? { files: new Map<string, Buffer>() };
+        files.delete(".gitattributes");
+        expect([...files.keys()].sort()).toEqual(filesBelow(folder));
+        for (const [name, content] of files) {
+            expect(content.equals(fs.readFileSync(path.join(folder, name))), name).toBe(true);
+        }
+        const holding = filesBelow(sshd.folder)
+            .map((file) => path.join(sshd.folder, file))
+            .filter((file) => fs.existsSync(file) && fs.statSync(file).isFile())
+            .filter((file) => fs.readFileSync(file).includes(TOKEN));
+        expect(holding).toEqual([]);
     });
 
     test("gc removes there what no stack uses, and what the stack uses stays", async () => {
