@@ -19,6 +19,8 @@ export interface Chart {
     readonly height: number;
     /** What the horizontal axis counts. */
     readonly axis: string;
+    /** Where it begins; 0 unless it says so. */
+    readonly from?: number;
     readonly curves: readonly Curve[];
     readonly format: (value: number) => string;
 }
@@ -46,7 +48,7 @@ export async function drawChart(chart: Chart): Promise<Html> {
     </div>`;
 }
 
-function options({ curves, format, height, axis: name }: Chart): EChartsOption {
+function options({ curves, format, height, axis: name, from = 0 }: Chart): EChartsOption {
     const label = { color: "var(--muted)", fontFamily: "inherit", fontSize: 12 };
     const axis = {
         type: "value",
@@ -60,7 +62,7 @@ function options({ curves, format, height, axis: name }: Chart): EChartsOption {
         grid: { left: 52, right: 16, top: 12, bottom: 40 },
         xAxis: {
             ...axis,
-            min: 0,
+            min: from,
             minInterval: 1,
             name,
             nameLocation: "middle",

@@ -100,45 +100,45 @@ async function renderHistory(
                               description: losses.map(([number, value]) => `${number}: ${loss(value)}`).join(", "),
                               height: 220,
                               axis: words.generation,
+                              from: 1,
                               format: loss,
                               curves: [{ color: "var(--tuned)", line: "solid", marked: true, points: losses }],
                           })}
                       </figure>`
             }
-            <div class="scroll" tabindex="0" role="group" aria-label="${title}">
-                <table class="history">
-                    <thead>
-                        <tr>
-                            <th scope="col">${words.generation}</th>
-                            <th scope="col">${words.made}</th>
-                            <th scope="col">${words.result}</th>
-                            <th scope="col">${words.metric.evalLoss}</th>
-                            <th scope="col">${words.metric.rougeL}</th>
-                            <th scope="col">${words.metric.bleu4}</th>
-                            <th scope="col">${words.changed}</th>
-                        </tr>
-                    </thead>
-                    <tbody>
-                        ${all.toReversed().map((one) => row(one, language))}
-                    </tbody>
-                </table>
-            </div>`,
+            <table role="table" class="history">
+                <thead role="rowgroup">
+                    <tr role="row">
+                        <th role="columnheader" scope="col">${words.generation}</th>
+                        <th role="columnheader" scope="col">${words.made}</th>
+                        <th role="columnheader" scope="col">${words.result}</th>
+                        <th role="columnheader" scope="col" class="number">${words.metric.evalLoss}</th>
+                        <th role="columnheader" scope="col" class="number">${words.metric.rougeL}</th>
+                        <th role="columnheader" scope="col" class="number">${words.metric.bleu4}</th>
+                        <th role="columnheader" scope="col">${words.changed}</th>
+                    </tr>
+                </thead>
+                <tbody role="rowgroup">
+                    ${all.toReversed().map((one) => row(one, one === all[0], language))}
+                </tbody>
+            </table>`,
     });
 }
 
-function row({ number, at, decision, metrics, changes }: Generation, language: Language): Html {
+/** In a narrow window a block of its own, whose numbers say what they are; the roles keep it a row of a table. */
+function row({ number, at, decision, metrics, changes }: Generation, first: boolean, language: Language): Html {
     const words = wordsOf(language);
-    const shown = (value: number | null, format: (value: number) => string): string =>
-        value === null ? "–" : format(value);
-    return html`<tr class="${decision}">
-        <th scope="row"><a href="${number}/report.html">${number}</a></th>
-        <td><time datetime="${at}">${time(at)}</time></td>
-        <td><span class="badge">${words.inShort[decision]}</span></td>
-        <td>${shown(metrics.evalLoss, loss)}</td>
-        <td>${shown(metrics.rougeL, score)}</td>
-        <td>${shown(metrics.bleu4, score)}</td>
-        <td>
-            ${changes.length === 0 ? html`<span class="muted">${words.nothingChanged}</span>` : inline(changes.join("; "))}
-        </td>
+    const measured = (name: "evalLoss" | "rougeL" | "bleu4", format: (value: number) => string): Html => {
+        const value = metrics[name];
+        const shown = value === null ? "–" : format(value);
+        return html`<td role="cell" class="number" data-name="${words.metric[name]}">${shown}</td>`;
+    };
+    const nothing = html`<span class="muted">${first ? words.firstOfAll : words.nothingChanged}</span>`;
+    return html`<tr role="row" class="${decision}">
+        <th role="rowheader" scope="row"><a href="${number}/report.html">${number}</a></th>
+        <td role="cell"><time datetime="${at}">${time(at)}</time></td>
+        <td role="cell"><span class="badge">${words.inShort[decision]}</span></td>
+        ${measured("evalLoss", loss)} ${measured("rougeL", score)} ${measured("bleu4", score)}
+        <td role="cell">${changes.length === 0 ? nothing : inline(changes.join("; "))}</td>
     </tr>`;
 }

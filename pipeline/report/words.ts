@@ -306,6 +306,7 @@ const english = {
     result: "Verdict",
     changed: "What changed",
     nothingChanged: "as before",
+    firstOfAll: "the first",
     metricsOverTime: "Held-out loss of the tuned models, refused ones too",
 };
 
@@ -637,5 +638,6 @@ const chinese: Words = {
     result: "结论",
     changed: "变化",
     nothingChanged: "与之前相同",
+    firstOfAll: "第一个版本",
     metricsOverTime: "各微调模型的测试损失（包括被拒绝的）",
 };

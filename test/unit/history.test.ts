@@ -56,6 +56,7 @@ describe("three generations, one of them refused", () => {
         const index = fs.readFileSync(path.join(home, "history", "dev", "index.html"), "utf8");
         const text = index.replace(/<style>[\s\S]*?<\/style>|<[^>]+>/g, " ").replace(/\s+/g, " ");
         expect(text).toContain("3 2026-07-30 14:05 UTC accepted 0.59 41.4 27.9 learningRate 0.0005 → 0.0001;");
+        expect(index).toContain(`data-name="Held-out loss">0.59</td>`);
         expect(text.indexOf("3 2026")).toBeLessThan(text.indexOf("2 2026-07-30 14:05 UTC refused"));
         for (const [, link = ""] of index.matchAll(/href="(\d[^"]*)"/g)) {
             const page = path.join(home, "history", "dev", link);
