@@ -1,7 +1,8 @@
 import * as path from "node:path";
 import { z } from "zod";
 import { targetSchema } from "../infra/target";
-import { integer, jsonObject, list, text } from "./fields";
+import { home } from "../scripts/locations.cjs";
+import { digest, integer, jsonObject, list, text } from "./fields";
 import { describeRefusal, gateField, judge, type Verdict } from "./gate";
 import { isObject, keyOf, type Json, type JsonObject } from "./identity";
 import { judgeField, scored } from "./judge";
@@ -9,7 +10,7 @@ import { answeringFields, type PRECISIONS } from "./llamafactory/answering";
 import { llamafactoryRun, trainingVersions } from "./llamafactory/job";
 import type { ModelEvaluation } from "./report/data";
 import { metric, type Stage, type TargetRun } from "./stage";
-import { readJson, writeJson, type Store } from "./store/store";
+import { readJson, Store, writeJson } from "./store/store";
 import { UserError } from "./user-error";
 
 /** `retune:evaluation`. */
@@ -45,6 +46,8 @@ const fields = {
     target: targetSchema,
     ...answeringFields,
     ...evaluationSettings,
+    /** The digest of the held-out rows, where there are any and the data set is here: set by `resolve`. */
+    heldOut: digest("the digest of a file").optional(),
     /** The last accepted model, to compare with: set by `recalls`. */
     incumbent: z.custom<Model>(isObject).optional(),
     /** All that were accepted, each with the one that it was compared with, and the last one last: set by `recalls`. */
@@ -55,7 +58,7 @@ const fields = {
 type Inputs = z.infer<z.ZodObject<typeof fields>>;
 
 /** What a program gives; the rest is found out. */
-export type EvaluationArgs = Omit<Inputs, "tools" | "incumbent" | "accepted">;
+export type EvaluationArgs = Omit<Inputs, "tools" | "heldOut" | "incumbent" | "accepted">;
 
 /** Of the models that a stack has accepted, as many are known by name, so that going back to one needs no new verdict. */
 const REMEMBERED = 20;
@@ -64,8 +67,13 @@ const REMEMBERED = 20;
 export const evaluation: Stage<Inputs> = {
     kind: "Evaluation",
     fields,
-    transport: ["target", "accepted"],
+    transport: ["target", "accepted", "heldOut"],
     tools: () => ({ contract: 3, ...trainingVersions() }),
+
+    // Part of the data set, which is in the key.
+    async resolve({ dataset }) {
+        return { heldOut: await new Store(home()).digestOfFile(dataset, "test.jsonl") };
+    },
 
     recalls(inputs, olds) {
         const accepted = (olds?.["accepted"] ?? []) as unknown as NonNullable<Inputs["accepted"]>;
@@ -153,21 +161,24 @@ interface EvaluationFile {
     readonly verdict: Verdict;
 }
 
-/** A run in which one model answers: the base where nothing was trained. One for all evaluations that ask it the same. */
+/**
+ * A run in which one model answers: the base where nothing was trained. One for all evaluations that ask it the same:
+ * of the data set only the held-out rows count.
+ */
 function answers(inputs: Inputs, artifacts: { readonly model: string; readonly trained?: string }): TargetRun {
     const { template, enableThinking, instruction, precision, cutoffLength, threads, tools = {} } = inputs;
-    const { prompts, answeredRows, maxNewTokens, batchSize, dataset } = inputs;
+    const { prompts, answeredRows, maxNewTokens, batchSize, dataset, heldOut } = inputs;
     const chat = { template, enableThinking: enableThinking ?? null, instruction };
     const parameters = { ...chat, precision, cutoffLength, threads, prompts, answeredRows, maxNewTokens, batchSize };
-    const taken: Record<string, string> = { model: artifacts.model, dataset };
-    if (artifacts.trained !== undefined) taken["trained"] = artifacts.trained;
+    const models: Record<string, string> = { model: artifacts.model };
+    if (artifacts.trained !== undefined) models["trained"] = artifacts.trained;
     const kind = artifacts.trained === undefined ? "Baseline" : "Answers";
     return llamafactoryRun({
-        key: keyOf(kind, { ...parameters, ...taken, tools }),
+        key: keyOf(kind, { ...parameters, ...models, ...(heldOut === undefined ? { dataset } : { heldOut }), tools }),
         kind,
         program: "evaluate.py",
         parameters,
-        inputs: taken,
+        inputs: { ...models, dataset },
         produces: ["evaluation.json"],
         threads,
     });

@@ -129,6 +129,13 @@ export class Store {
         return undefined;
     }
 
+    /** The SHA-256 of one file of an artifact; undefined where that has no such file, or is not here. */
+    async digestOfFile(digest: string, name: string): Promise<string | undefined> {
+        const manifest = await readJson<{ files: FileEntry[] }>(`${this.artifactFolder(digest)}.json`);
+        if (manifest === undefined || !addUp(manifest.files, digest)) return undefined;
+        return manifest.files.find((file) => file.path === name)?.sha256;
+    }
+
     /**
      * Runs `make` in an empty folder and keeps what it leaves there as the result of a key: for the stages that run in
      * the client. Two clients at once do the work twice and store it once.

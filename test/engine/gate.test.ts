@@ -8,7 +8,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { JsonObject } from "../../pipeline/identity";
 import { reportSchema } from "../../pipeline/report/data";
 import { Browser, chromium } from "../unit/chromium";
-import { all, filesBelow, listing, Rig, stageOf, type Answer } from "./rig";
+import { all, filesBelow, listing, pulumi, Rig, stageOf, type Answer } from "./rig";
 
 interface Row {
     readonly question: string;
@@ -19,7 +19,11 @@ interface Row {
 interface Evaluated {
     readonly metrics: Readonly<Record<string, number>>;
     readonly losses: readonly Row[];
-    readonly cases: readonly Readonly<Record<string, number>>[];
+    readonly cases: readonly (Readonly<Record<string, number>> & {
+        readonly question: string;
+        readonly reference: string;
+        readonly answer: string;
+    })[];
 }
 
 interface Evaluation {
@@ -100,11 +104,16 @@ describe("a worse model", () => {
         const file = path.join(folderOf(first, "evaluation"), "evaluation.json");
         const { base, tuned, verdict, incumbent } = read(file) as Evaluation;
         const test = fs.readFileSync(path.join(folderOf(first, "dataset"), "test.jsonl"), "utf8").trimEnd();
-        const questions = test.split("\n").map((line) => (JSON.parse(line) as { input: string }).input);
+        const rows = test.split("\n").map((line) => JSON.parse(line) as { input: string; output: string });
+        const questions = rows.map(({ input }) => input);
         expect(incumbent).toBeUndefined();
         for (const model of [base, tuned]) {
             expect(model.losses.map(({ question }) => question)).toEqual(questions);
             expect(lossOf(model)).toBeCloseTo(model.metrics["evalLoss"] ?? NaN, 3);
+            expect(model.cases.map(({ question, reference }) => ({ input: question, output: reference }))).toEqual(
+                rows.slice(0, 2).map(({ input, output }) => ({ input, output })),
+            );
+            for (const { answer } of model.cases) expect(answer).toEqual(expect.any(String));
             for (const metric of ["bleu4", "rouge1", "rouge2", "rougeL"]) {
                 const scores = model.cases.map((one) => one[metric] ?? NaN);
                 const mean = scores.reduce((sum, one) => sum + one, 0) / scores.length;
@@ -135,6 +144,8 @@ describe("a worse model", () => {
             result: "refused",
             actions: all("ran", { model: "unchanged", evaluation: "refused", export: "skipped", report: "skipped" }),
         });
+        // The held-out rows are what they were: neither base nor incumbent is asked again.
+        expect(["Baseline", "Answers", "Training"].map(count)).toEqual([1, 2, 2]);
         expect(stderr).toMatch(
             /^Refused by the gate after (\d+\.\d s|\d+ min); the old model stays\. Report: file:\S+$/m,
         );
@@ -185,7 +196,13 @@ describe("a worse model", () => {
         // Every case of all three models is there to be looked at.
         const file = fileURLToPath(/all there is to say: (.*)$/m.exec(error)?.[1] ?? "");
         const { base, incumbent, tuned } = read(path.join(file, "evaluation.json")) as Evaluation;
-        expect([base, incumbent, tuned].map((model) => model?.losses.length)).toEqual([HELD_OUT, HELD_OUT, HELD_OUT]);
+        const three = [base, incumbent, tuned].flatMap((model) => model ?? []);
+        expect(three.map(({ losses, cases }) => [losses.length, cases.length])).toEqual(Array(3).fill([HELD_OUT, 2]));
+        const [ofBase, ofIncumbent, ofTuned] = three.map(lossOf);
+        expect({ tuned: ofTuned, other: ofIncumbent }).toEqual({
+            ...{ tuned: expect.closeTo(lost, 3) as number, other: expect.closeTo(other, 3) as number },
+        });
+        expect([lost > other, lost <= (ofBase ?? NaN)]).toEqual([true, true]);
     });
 
     test("the same again is refused again, and nothing runs", async () => {
@@ -380,9 +397,12 @@ describe("the incumbent", () => {
         await new Promise<void>((resolve) => judge.listen(0, "127.0.0.1", resolve));
         try {
             const endpoint = `http://127.0.0.1:${(judge.address() as AddressInfo).port}/v1`;
-            rig.environment["JUDGE_KEY"] = KEY;
             const gate = { conditions: [{ metric: "judge", against: 60 }], minRows: 0 };
-            rig.configure({ evaluation: { gate, judge: { endpoint, model: "grader", keyVariable: "JUDGE_KEY" } } });
+            rig.configure({ evaluation: { gate, judge: { endpoint, model: "grader" } } });
+            const set = ["config", "set", "--stack", "test", "--secret", "finetune:judgeKey", KEY];
+            const env = { PULUMI_BACKEND_URL: `file://${rig.home}/state`, PULUMI_CONFIG_PASSPHRASE: "" };
+            const ended = await rig.start(pulumi, set, { env }).ended;
+            expect(ended.code, ended.stderr).toBe(0);
             const failed = await train(1, 2);
             expect(failed.code).toBe(1);
             expect(failed.stage("evaluation").error).toBe(
@@ -396,12 +416,8 @@ describe("the incumbent", () => {
                 facts: { verdict: "accepted", tuned: { judge: 70 } },
             });
             expect(requests).toBe(1); // all models have said the same
-            rig.configure({
-                evaluation: {
-                    gate: { ...gate, minRows: 1 },
-                    judge: { endpoint, model: "grader", keyVariable: "JUDGE_KEY" },
-                },
-            });
+            // Without the secret: nobody is asked.
+            rig.configure({ evaluation: { gate: { ...gate, minRows: 1 }, judge: { endpoint, model: "grader" } } });
             expect((await train(1, 2)).code).toBe(0);
             expect(requests).toBe(1);
             for (const file of filesBelow(rig.home)) {

@@ -9,7 +9,7 @@ const transport: Readonly<Record<string, readonly string[]>> = {
     Dataset: ["source", "resolved"],
     Model: ["target", "source"],
     Training: ["target"],
-    Evaluation: ["target", "accepted"],
+    Evaluation: ["target", "accepted", "heldOut"],
     Export: ["target", "evaluation", "data", "configuration"],
     Report: ["keys"],
 };
@@ -83,10 +83,16 @@ describe("the base's own evaluation", () => {
                 [name]: name === "tools" ? { contract: 2 } : name === "threads" ? 4 : "after",
             };
             expect(baseKey(changed) === baseKey(inputs)).toBe(
-                ["target", "trained", "gate", "judge", "accepted"].includes(name),
+                ["target", "trained", "dataset", "gate", "judge", "accepted"].includes(name),
             );
         },
     );
+
+    test("goes by the whole data set where its held-out rows are not known", () => {
+        const { heldOut: _unknown, ...others } = inputs;
+        expect(baseKey({ ...others, dataset: "after" })).not.toBe(baseKey(others));
+        expect(baseKey(others)).not.toBe(baseKey(inputs));
+    });
 
     test("has a key of its own", () => {
         expect(baseKey(inputs)).not.toBe(stageKey(stage, inputs));
