@@ -154,7 +154,8 @@ function details(outcome: StageOutcome): string {
     const all = [outcome.isNew === true ? "new" : "", from].filter((part) => part !== "").join(", ");
     const known = facts === undefined || action === "drifted" ? "" : summary(facts);
     // Whoever has just started it wants to know where it is.
-    const address = outcome.type === "finetune:pipeline:Service" && facts !== undefined ? outcome.uri : undefined;
+    const started = outcome.type === "finetune:pipeline:Service" && (action === "ran" || action === "attached");
+    const address = started ? outcome.uri : undefined;
     const what = [address, known].filter((part) => part !== undefined && part !== "").join(", ");
     return (all.length > 6 ? `${all}  ${what}` : `${all.padEnd(6)} ${what}`).trimEnd();
 }

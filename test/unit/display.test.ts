@@ -64,6 +64,9 @@ describe("a finished stage", () => {
         expect(linesOf({ ...service, seconds: 9, facts })).toEqual([
             "  service     ran             9 s    http://127.0.0.1:8000/v1, backend huggingface, port 8000",
         ]);
+        expect(linesOf({ ...service, action: "deleted", facts })).toEqual([
+            "  service     deleted                backend huggingface, port 8000",
+        ]);
     });
 
     test("goes on below where its facts began, where the window is narrow", () => {
