@@ -74,7 +74,7 @@ export function awsTarget(target: AwsTarget, stack: string, needs: Needs): Outpu
 
     const bucket = new Bucket(
         "models",
-        { bucketPrefix: `${name}-`.toLowerCase(), forceDestroy: !target.keepModels, tags },
+        { bucketPrefix: bucketPrefixOf(name), forceDestroy: !target.keepModels, tags },
         { ...made, retainOnDelete: target.keepModels },
     );
     const ofBucket = { bucket: bucket.bucket };
@@ -293,6 +293,14 @@ async function lookAround(target: AwsTarget, provider: Provider): Promise<Found>
         ),
     ]);
     return withoutUndefined({ zones, quota, newest, problems });
+}
+
+/** The provider adds 26 characters, another name each time: S3 takes 63 of these, and of all AWS no two the same. */
+function bucketPrefixOf(name: string): string {
+    return `${name
+        .toLowerCase()
+        .replace(/[^a-z0-9]+/g, "-")
+        .slice(0, 36)}-`;
 }
 
 /** The public part beside the private key. It is given to AWS; the private one goes nowhere. */

@@ -1,3 +1,4 @@
+import { meaningOf } from "../infra/aws/refusals";
 import { hasUnknown, type Json, type JsonObject } from "../pipeline/identity";
 import type { Operation } from "./driver";
 import type { EngineEvent, StepMetadata } from "./events";
@@ -150,7 +151,8 @@ export class Outcomes {
         }
         const [, , type = "", name = ""] = urn.split("::");
         if (type.split("$").at(-1)?.startsWith("finetune:") !== true) {
-            this.errors.push(`${name}: ${tidy(text)}`);
+            const meaning = type.startsWith("aws:") || type === "pulumi:providers:aws" ? meaningOf(text) : undefined;
+            this.errors.push(`${name}: ${tidy(text)}${meaning === undefined ? "" : `\n  ${meaning}`}`);
             return;
         }
         const said = this.errorsByUrn.get(urn) ?? [];

@@ -124,6 +124,9 @@ export interface Garbage {
 /** The machine sleeps, or is no more: nothing runs on it. */
 export class Absent extends UserError {}
 
+/** It can be started again. */
+export class Asleep extends Absent {}
+
 /** How a client reaches a target. A lost connection throws; it never changes the state of a run. */
 export interface Executor {
     /** Sees to it that the machine is awake: before something has to run, and never otherwise. */

@@ -1,5 +1,6 @@
 import { execFile } from "node:child_process";
 import { promisify } from "node:util";
+import { meaningOf } from "../../infra/aws/refusals";
 import { UserError } from "../user-error";
 import { Absent } from "./executor";
 
@@ -75,20 +76,8 @@ export class Instance {
 
     private explained(said: string): UserError {
         if (said.includes("InvalidInstanceID")) return this.gone();
-        if (/ExpiredToken|expired/i.test(said)) {
-            return new UserError(`the AWS credentials have expired: log in again; what runs on ${this.id} goes on`);
-        }
-        if (/Unable to locate credentials|NoCredentials|config profile .* could not be found/i.test(said)) {
-            return new UserError(
-                `there are no AWS credentials: \`aws configure\` or AWS_PROFILE, and \`aws sts get-caller-identity\` shows whose they are (${said})`,
-            );
-        }
-        if (said.includes("InsufficientInstanceCapacity")) {
-            return new UserError(
-                `AWS has no such machine free for ${this.id} now: try again later, or set target.zone or target.instanceType to another`,
-            );
-        }
-        return new UserError(`AWS refuses: ${said}`);
+        const meaning = meaningOf(said);
+        return new UserError(meaning === undefined ? `AWS refuses: ${said}` : `${meaning} (${said})`);
     }
 
     private gone(): Absent {

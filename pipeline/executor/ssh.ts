@@ -17,7 +17,7 @@ import { readJson, writeJson, type Result, type Store } from "../store/store";
 import { UserError } from "../user-error";
 import { Attended } from "./attended";
 import {
-    Absent,
+    Asleep,
     type Executor,
     type Garbage,
     type GarbageRequest,
@@ -100,7 +100,7 @@ export class SshExecutor implements Executor, Machine {
     private async seen(): Promise<void> {
         const found = await this.instance?.look();
         if (found !== undefined && found.state !== "running")
-            throw new Absent(`${this.target.host} sleeps (${found.state})`);
+            throw new Asleep(`${this.target.host} sleeps (${found.state})`);
         this.address = found?.address;
     }
 
@@ -285,8 +285,8 @@ export class SshExecutor implements Executor, Machine {
     }
 
     async attend(job: Program, programs: Readonly<Record<string, string>>): Promise<Attended> {
+        const { home } = await this.hello().catch(this.sayHowToWake);
         const payload = { job: { ...job, python: await this.python() }, programs };
-        const { home } = await this.hello();
         const command = ["exec", "python3", this.runner, "attend", "--home", home].map(quote).join(" ");
         const child = this.spawn([...this.options(), this.destination(), `exec /bin/sh -c ${quote(command)}`], {
             detached: true, // the terminal's Ctrl-C is the client's business
@@ -300,6 +300,15 @@ export class SshExecutor implements Executor, Machine {
                 : new UserError(inTermsOfTheStack(reasonOf(stderr))),
         );
     }
+
+    /** To somebody who wants to talk to a model: only what has to run wakes a machine by itself. */
+    private readonly sayHowToWake = (error: unknown): never => {
+        const { host, instance } = this.target;
+        if (!(error instanceof Asleep) || instance === undefined) throw error;
+        throw new UserError(
+            `${error.message}: \`aws ec2 start-instances --instance-ids ${host} --region ${instance.region}\` wakes it; it costs until it has been idle again`,
+        );
+    };
 
     async tunnel(port: number): Promise<Tunnel> {
         const { host } = this.target;

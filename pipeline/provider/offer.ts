@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { DISK_PRICE, INSTANCE_TYPES, instanceTypeOf, PRICES, quotaOf } from "../../infra/aws/offers";
+import { meaningOf } from "../../infra/aws/refusals";
 import { changesBetween, type Change } from "../changes";
 import { duration } from "../duration";
 import type { Json, JsonObject } from "../identity";
@@ -94,9 +95,7 @@ export function objections(terms: Terms, kept: string | undefined): string[] {
     const { instanceType, region, zone, spot, pricePerHour, image, system } = terms;
     const { zones, quota, newest, problems } = terms.found;
     const needsNewest = image === "latest" || (image === "kept" && kept === undefined);
-    const found = problems
-        .filter((problem) => needsNewest || !problem.includes(`newest of ${system}`))
-        .map((problem) => `AWS was asked ${problem}`);
+    const found = unanswered(problems.filter((problem) => needsNewest || !problem.includes(`newest of ${system}`)));
     const { vcpus } = instanceTypeOf(instanceType);
     if (zones?.length === 0) {
         found.push(
@@ -126,6 +125,17 @@ export function objections(terms: Terms, kept: string | undefined): string[] {
         );
     }
     return found;
+}
+
+/** What AWS has not answered, once for each reason that Retune knows: one makes all questions fail. */
+function unanswered(problems: readonly string[]): string[] {
+    const said = new Map<string, string>();
+    for (const problem of problems) {
+        const meaning = meaningOf(problem);
+        const text = `AWS was asked ${problem.trim()}`;
+        said.set(meaning ?? text, meaning === undefined ? text : (said.get(meaning) ?? `${meaning} (${text})`));
+    }
+    return [...said.values()];
 }
 
 /**

@@ -4,6 +4,7 @@ import { beforeEach, describe, expect, onTestFinished, test, vi } from "vitest";
 import type { SshTarget } from "../../infra/target";
 import { Instance } from "../../pipeline/executor/instance";
 import { noteReading, spentBy } from "../../pipeline/executor/meter";
+import type { Program } from "../../pipeline/executor/machine";
 import { SshExecutor } from "../../pipeline/executor/ssh";
 import { Store } from "../../pipeline/store/store";
 import { temporaryFolder } from "./datasets/folder";
@@ -48,14 +49,6 @@ describe("an instance", () => {
             'there are no AWS credentials: `aws configure` or AWS_PROFILE, and `aws sts get-caller-identity` shows whose they are (Unable to locate credentials. You can configure credentials by running "aws configure".)',
         ],
         [
-            "An error occurred (ExpiredToken) when calling the DescribeInstances operation: the security token has expired",
-            `the AWS credentials have expired: log in again; what runs on ${ID} goes on`,
-        ],
-        [
-            "An error occurred (InsufficientInstanceCapacity) when calling the StartInstances operation",
-            `AWS has no such machine free for ${ID} now: try again later, or set target.zone or target.instanceType to another`,
-        ],
-        [
             "An error occurred (InvalidInstanceID.NotFound) when calling the DescribeInstances operation",
             `${ID} does not exist any more: \`npm run refresh\`, then \`npm run up\` make another, and no stage that is done runs again`,
         ],
@@ -91,6 +84,14 @@ describe("a machine that sleeps", () => {
     test("is not woken by a question", async () => {
         answers(described("stopped"));
         await expect(executor().missing([])).rejects.toThrow(`${ID} sleeps (stopped)`);
+        expect(calls().filter((call) => call.includes("start-instances"))).toEqual([]);
+    });
+
+    test("is not woken to be talked to either, but whoever wants that hears how", async () => {
+        answers(described("stopped"));
+        await expect(executor().attend({} as Program, {})).rejects.toThrow(
+            `${ID} sleeps (stopped): \`aws ec2 start-instances --instance-ids ${ID} --region us-east-1\` wakes it; it costs until it has been idle again`,
+        );
         expect(calls().filter((call) => call.includes("start-instances"))).toEqual([]);
     });
 

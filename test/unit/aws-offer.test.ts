@@ -83,21 +83,33 @@ describe("what is refused before anything is made", () => {
         [
             "no credentials",
             {},
-            { quota: null, problems: ["what the account's quota is: No valid credential sources found"] },
-            "AWS was asked what the account's quota is: No valid credential sources found",
+            {
+                quota: null,
+                problems: ["which zones have", "what the account's quota is"].map(
+                    (what) => `${what}: No valid credential sources found`,
+                ),
+            },
+            "there are no AWS credentials: `aws configure` or AWS_PROFILE, and `aws sts get-caller-identity` shows whose they are (AWS was asked which zones have: No valid credential sources found)",
+        ],
+        [
+            "what AWS says in other words",
+            {},
+            { quota: null, problems: ["which zones have: Throttling", "what the account's quota is: Throttling"] },
+            "AWS was asked which zones have: Throttling\n  AWS was asked what the account's quota is: Throttling",
         ],
         [
             "no image of that name",
             {},
             { newest: null, problems: ["which image is the newest of ubuntu-22.04: ParameterNotFound"] },
-            "AWS was asked which image is the newest of ubuntu-22.04: ParameterNotFound",
+            "target.system: AWS names no image of it there: choose another one, or set target.image to an id (AWS was asked which image is the newest of ubuntu-22.04: ParameterNotFound)",
         ],
     ])("%s", async (_what, settings, found, message) => {
         const given = Object.fromEntries(Object.entries(found).filter(([, value]) => value !== null));
         const { quota, newest, ...rest } = there;
         const known = { ...rest, ...("quota" in found ? {} : { quota }), ...("newest" in found ? {} : { newest }) };
+        const count = message.includes("\n") ? ", for 2 reasons" : "";
         expect(await refused({ ...terms, ...settings, found: { ...known, ...given } })).toBe(
-            `nothing is made:\n  ${message}`,
+            `nothing is made${count}:\n  ${message}`,
         );
     });
 

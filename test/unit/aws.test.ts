@@ -61,10 +61,10 @@ beforeEach(async () => {
     );
 });
 
-async function target(settings: Readonly<Record<string, unknown>> = {}): Promise<unknown> {
+async function target(settings: Readonly<Record<string, unknown>> = {}, stack = "huatuo"): Promise<unknown> {
     const declared = declaredTargetSchema.parse({ type: "aws", region: "us-east-1", identity, ...settings });
     const { awsTarget } = await import("../../infra/aws");
-    const answer: Output<unknown> = awsTarget(declared as AwsTarget, "huatuo", { precision: "bf16" });
+    const answer: Output<unknown> = awsTarget(declared as AwsTarget, stack, { precision: "bf16" });
     return new Promise((resolve) => answer.apply(resolve));
 }
 
@@ -180,6 +180,16 @@ describe("a machine of AWS", () => {
                 noncurrentVersionExpiration: { noncurrentDays: 1 },
             },
         ]);
+    });
+
+    test.each([
+        ["huatuo", "retune-huatuo-"],
+        ["My_stack.2", "retune-my-stack-2-"],
+        ["a".repeat(100), `retune-${"a".repeat(29)}-`],
+    ])("the bucket of stack %s has a name that S3 takes", async (stack, prefix) => {
+        await target({}, stack);
+        expect(inputsOf("models")["bucketPrefix"]).toBe(prefix);
+        expect(prefix.length).toBeLessThanOrEqual(37);
     });
 
     test("is what the stages are given: a host that may sleep, with its price and its mirror", async () => {
