@@ -2,7 +2,7 @@ import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
 import { pathToFileURL } from "node:url";
-import type { z } from "zod";
+import { z } from "zod";
 import { limitSeconds, targetSchema, type Target } from "../../infra/target";
 import { cache } from "../../scripts/locations.cjs";
 import { changesBetween, describeChange, type Change } from "../changes";
@@ -46,7 +46,10 @@ export interface Checked {
 /** What Pulumi asks of a resource. */
 export type ResourceLifecycle = Pick<Lifecycle, "check" | "diff" | "preview" | "apply" | "read" | "delete">;
 
-/** The update was cancelled. `outputs` are what the state shall say: never anything of the half-made run. */
+/** Seconds for which a run that is stopped may go on: a step and a checkpoint. */
+const STOPPING = 120;
+
+/** The update was cancelled. `outputs` are what the state shall say: never anything of the half-made run but, after an update, its key. */
 export class Interrupted extends Error {
     constructor(readonly outputs: JsonObject) {
         super("detached: the run goes on; the next `npm run up` attaches to it");
@@ -250,7 +253,10 @@ export class Lifecycle {
             const outputs = this.outputs(stage, action === "cached" ? result : { ...result, seconds }, action);
             return { ...stage.declares?.(inputs), ...outputs, ...(cost === undefined ? {} : { cost }) };
         } catch (error) {
-            if (error instanceof Detached) throw new Interrupted(olds ?? {});
+            if (error instanceof Detached) {
+                const detached = [...new Set([...detachedIn(olds ?? {}), ...runsOf(stage, inputs)])];
+                throw new Interrupted(olds === undefined ? {} : { ...olds, detached });
+            }
             throw error;
         }
     }
@@ -281,22 +287,28 @@ export class Lifecycle {
         return missing.length === 0 ? undefined : `the artifact is gone from ${at ?? "the target"}`;
     }
 
-    /** Stops a run that is still going on. Artifacts stay until garbage is collected. */
-    async delete(urn: string, oldInputs: JsonObject): Promise<void> {
-        const stage = stageOf(urn);
+    /** Stops what is still going on of the stage, and waits for its checkpoint. Artifacts stay until garbage is collected. */
+    async delete(urn: string, oldInputs: JsonObject, outputs: JsonObject): Promise<void> {
         const inputs = plain(oldInputs);
-        const target = targetSchema.safeParse(inputs["target"]);
-        if (!target.success || hasUnknown(inputs)) return;
-        const key = stageKey(stage, inputs);
-        const work = stage.work(inputs, key);
-        const runs = work.on === "target" ? [work.run] : Object.values(work.before ?? {});
-        for (const one of runs) {
-            const run = readRun(this.store.home, one.key);
+        const own = hasUnknown(inputs) ? [] : runsOf(stageOf(urn), inputs);
+        // Of an update that was interrupted the state keeps the inputs from before it.
+        for (const key of new Set([...own, ...detachedIn(outputs)])) {
+            const run = readRun(this.store.home, key);
             if (run === undefined || !isActive(run)) continue;
+            const target = run.target ?? { type: "local" };
             try {
-                await (await this.executor(target.data, urn)).stop(one.key);
+                const executor = await this.executor(target, urn);
+                const until = Date.now() + STOPPING * 1000;
+                let now = await executor.stop(key);
+                while (isActive(now) && Date.now() < until && !this.cancelled.aborted) {
+                    this.log(urn, `stopping run ${run.run} after its current step`, { ephemeral: true });
+                    now = await executor.status(key, { cursor: now.cursor, waitSeconds: 10 });
+                }
             } catch (error) {
-                if (!(error instanceof Absent)) throw error; // it has ended with its machine
+                if (error instanceof Absent) continue; // it has ended with its machine
+                // A machine that Retune has made is never left on because it does not answer.
+                if (!(error instanceof UserError) || !isOfStack(target)) throw error;
+                this.warn(urn, `run ${run.run} could not be stopped, and ends with its machine: ${error.message}`);
             }
         }
     }
@@ -405,6 +417,22 @@ function recalled(stage: Stage, inputs: JsonObject, olds: JsonObject | undefined
     // What is not known yet has no past; nor has its key.
     if (hasUnknown(identityOf(stage, inputs))) return inputs;
     return { ...inputs, ...stage.recalls?.(inputs, olds === undefined ? undefined : plain(olds)) };
+}
+
+/** Whether the machine is a resource of the stack itself, and goes where the stack goes. */
+function isOfStack(target: Target): boolean {
+    return target.type === "ssh" && target.instance !== undefined;
+}
+
+/** Keys of the runs that interrupted updates of a stage have left going. */
+function detachedIn(outputs: JsonObject): string[] {
+    return z.array(z.string()).catch([]).parse(plain(outputs)["detached"]);
+}
+
+/** Keys of what runs on a target for a stage. */
+function runsOf(stage: Stage, inputs: JsonObject): string[] {
+    const work = stage.work(inputs, stageKey(stage, inputs));
+    return work.on === "target" ? [work.run.key] : Object.values(work.before ?? {}).map(({ key }) => key);
 }
 
 function isDigest(value: Json): boolean {

@@ -130,7 +130,8 @@ export function serveProvider(
         }),
 
         delete: answer(async (request: messages.DeleteRequest) => {
-            await (await of(request.getUrn())).delete(request.getUrn(), json(request.getOldInputs()));
+            const urn = request.getUrn();
+            await (await of(urn)).delete(urn, json(request.getOldInputs()), json(request.getProperties()));
             return new Empty();
         }),
 

@@ -179,7 +179,7 @@ describe("a training outlives whoever started it", () => {
             client.child.kill("SIGINT");
             expect(await client.ended).toMatchObject({ code: 4 });
             expectClean();
-            expect(outputs()).toEqual(before);
+            expect(outputs()).toEqual({ ...before, training: { ...before["training"], detached: [run] } });
             expect(rig.stored("training")).toMatchObject({ inputs: { seed: 42 }, initErrors: [DETACHED] });
         });
 
@@ -271,5 +271,17 @@ describe("a training outlives whoever started it", () => {
         }
         expectClean();
         expect(rig.runs("Answers").map(({ attempt }) => attempt)).toEqual(rig.runs("Answers").map(() => 1));
+    });
+
+    test("destroy in the middle of a rerun stops it, and leaves a checkpoint", async () => {
+        const again = ["--set", "training.maxSteps=5000", "--set", "training.seed=9"];
+        expect((await rig.json("up", "--detach", ...again)).code).toBe(4);
+        const key = rig.active("Training")?.key;
+        expect((await rig.json("destroy")).code).toBe(0);
+        expectClean();
+        expect(training()).toMatchObject({
+            ...{ key, state: "stopped", attempt: 1 },
+            reason: "stopped on request; a checkpoint was saved",
+        });
     });
 });

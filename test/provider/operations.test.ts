@@ -275,7 +275,9 @@ describe("an update that is cancelled", () => {
         await updating.said("learning, step");
         await updating.cancel();
         const { id, properties, reasons } = await ending;
-        expect({ id, properties, reasons }).toEqual({ id: "model", properties: olds, reasons: [DETACHED] });
+        // And, for a destroy that comes now, what goes on.
+        const kept = { ...olds, detached: [expect.stringMatching(/^[0-9a-f]{64}$/)] };
+        expect({ id, properties, reasons }).toEqual({ id: "model", properties: kept, reasons: [DETACHED] });
         rig.release();
 
         // The run goes on; the next update attaches to it, or finds that it has ended.
@@ -407,6 +409,24 @@ describe("deleting", () => {
         expect(await creating).toMatchObject({
             details: expect.stringMatching(/^run [0-9a-f]{12} stopped: stopped on request\n/) as unknown,
         });
+    });
+
+    test("stops the run of an update that was interrupted, of which the state keeps the inputs from before", async () => {
+        const rig = rigForTest();
+        const provider = await rig.start();
+        const before = await checked(provider, "Model", model);
+        const { outputs: olds } = await provider.create("Model", before);
+        const after = await checked(provider, "Model", { ...model, source: { random: { seed: 2 } } });
+        rig.hold();
+        const updating = await rig.start();
+        const ending = interruption(updating.update("Model", before, olds, after));
+        await updating.said("learning, step");
+        await updating.cancel();
+        const { properties } = await ending;
+        await (await rig.start()).delete("Model", before, properties);
+        const [key = ""] = properties["detached"] as string[];
+        const state = JSON.parse(readFileSync(path.join(rig.home, "runs", key, "state.json"), "utf8")) as object;
+        expect(state).toMatchObject({ state: "stopped", reason: "stopped on request" });
     });
 
     test("leaves artifacts to garbage collection", async () => {
