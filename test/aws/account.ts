@@ -1,4 +1,5 @@
 import { execFileSync, spawn, spawnSync, type ChildProcess } from "node:child_process";
+import * as crypto from "node:crypto";
 import { once } from "node:events";
 import * as fs from "node:fs";
 import * as http from "node:http";
@@ -39,6 +40,8 @@ const HIDDEN = ["/etc/systemd/system", "/usr/local/sbin"];
 export class Account {
     readonly folder = fs.mkdtempSync(path.join(os.tmpdir(), "retune-aws-"));
     readonly identity = path.join(this.folder, "client-key");
+    /** Of its credentials; moto takes any. */
+    readonly secret = crypto.randomBytes(20).toString("hex");
     private readonly calls = path.join(this.folder, "calls");
     private readonly control = path.join(this.folder, "control.json");
     private readonly python = tools();
@@ -130,8 +133,16 @@ export class Account {
         await answered;
     }
 
-    /** What moto does not know of an account; `expired` are its credentials once a machine shall be made. */
-    has(control: { readonly quota: number; readonly capacity?: boolean; readonly expired?: boolean }): void {
+    /**
+     * What moto does not know of an account: `taken` is the name of each bucket, `expired` are the credentials once a
+     * machine shall be made, and without `capacity` there is none.
+     */
+    has(control: {
+        readonly quota: number;
+        readonly capacity?: boolean;
+        readonly expired?: boolean;
+        readonly taken?: boolean;
+    }): void {
         fs.writeFileSync(this.control, JSON.stringify(control));
     }
 
@@ -160,7 +171,7 @@ export class Account {
             // rclone 1.60, Debian's, does not start with one of its own.
             AWS_CA_BUNDLE: undefined,
             AWS_ACCESS_KEY_ID: "test",
-            AWS_SECRET_ACCESS_KEY: "test",
+            AWS_SECRET_ACCESS_KEY: this.secret,
             AWS_PROFILE: undefined,
             AWS_EC2_METADATA_DISABLED: "true",
             AWS_ENDPOINT_URL: `http://127.0.0.1:${this.port}`,
@@ -241,6 +252,7 @@ export interface Machine {
     readonly InstanceId: string;
     readonly InstanceType: string;
     readonly ImageId: string;
+    readonly PublicIpAddress?: string;
     readonly State: { readonly Name: string };
     readonly Tags: readonly { readonly Key: string; readonly Value: string }[];
 }

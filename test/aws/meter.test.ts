@@ -1,4 +1,4 @@
-import { mkdirSync, rmSync, statSync } from "node:fs";
+import { mkdirSync, statSync, utimesSync } from "node:fs";
 import path from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { userData } from "../../infra/aws/user-data";
@@ -150,10 +150,6 @@ describe.skipIf(missing !== "")(`what powers a machine off${missing}`, () => {
             const [, config = ""] = userData({ privateKey: "private", publicKey: "public" }).split("#cloud-config\n");
             return (JSON.parse(config) as { bootcmd: string[] }).bootcmd[0] ?? "";
         };
-        beforeEach(() => {
-            machine.has("find", `[[ -e /run/retune-meter ]] && echo /run/retune-meter; true`);
-        });
-
         test("is set before anything else, at every start, without the network", async () => {
             const config = userData({ privateKey: "private", publicKey: "public" });
             expect(config.startsWith('#cloud-config\n{\n "bootcmd": [')).toBe(true);
@@ -165,16 +161,39 @@ describe.skipIf(missing !== "")(`what powers a machine off${missing}`, () => {
             expect(machine.read("run/systemd/system/retune-dead-man.timer")).toContain("OnActiveSec=3600\n");
         });
 
-        test("powers off a machine whose preparation never got as far as the meter, and no other", async () => {
-            await machine.bash(script(), ["-s"]);
-            machine.calls();
-            await machine.bash("", ["/run/retune-dead-man"]);
-            expect(machine.changes()).toEqual([expect.stringMatching(/^find /), "systemctl poweroff"]);
+        beforeEach(() => {
+            machine.has("find", 'exec /usr/bin/find "$@"');
+        });
 
-            machine.write("run/retune-meter", "");
-            await machine.bash("", ["/run/retune-dead-man"]);
-            expect(machine.changes()).toEqual([expect.stringMatching(/^find /)]);
-            rmSync(path.join(machine.root, "run/retune-meter"));
+        /** Seconds after the start at which it powers off; the clock is that of its timer, and of the meter's last tick. */
+        async function deadMan(lastTick: number | undefined): Promise<number> {
+            await machine.bash(script(), ["-s"]);
+            const timer = machine.read("run/systemd/system/retune-dead-man.timer");
+            const [first, again] = ["OnActiveSec", "OnUnitActiveSec"].map((name) =>
+                Number(new RegExp(`^${name}=(\\d+)$`, "m").exec(timer)?.[1]),
+            );
+            if (first === undefined || again === undefined) throw new Error("the timer has no times");
+            for (let seconds = first; seconds < 10_000; seconds += again) {
+                machine.calls();
+                if (lastTick !== undefined) {
+                    machine.write("run/retune-meter", "");
+                    const at = Date.now() / 1000 - Math.max(0, seconds - lastTick);
+                    utimesSync(path.join(machine.root, "run/retune-meter"), at, at);
+                }
+                await machine.bash("", ["/run/retune-dead-man"]);
+                if (machine.changes().includes("systemctl poweroff")) return seconds;
+            }
+            throw new Error("it never does");
+        }
+
+        test("powers off a machine whose preparation never got as far as the meter after an hour", async () => {
+            expect(await deadMan(undefined)).toBe(3600);
+        });
+
+        test("powers off a machine whose meter has died, within 25 minutes, and none on which it ticks", async () => {
+            // At two hours; what is fifteen minutes old is too old, and it looks every ten.
+            expect(await deadMan(7200)).toBe(8400);
+            await expect(deadMan(100_000)).rejects.toThrow("it never does");
         });
     });
 });

@@ -4,6 +4,7 @@ import * as os from "node:os";
 import * as path from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { JsonObject } from "../../pipeline/identity";
+import { isAlive } from "../engine/processes";
 import { all, digestsOf, eventually, python, Rig, runsIn } from "../engine/rig";
 import { Account, withoutAccount } from "./account";
 
@@ -12,9 +13,12 @@ const missing = withoutAccount === undefined ? "" : ` (skipped: ${withoutAccount
 /** What every update asks, for nothing: it costs no machine and wakes none. */
 const ASKED = ["invoke getInstanceTypeOfferings", "invoke getParameter", "invoke getServiceQuota"];
 
+const BY_ADDRESS = { access: "key", from: ["203.0.113.7/32"] };
+
 describe.skipIf(missing !== "")(`a stack on AWS${missing}`, () => {
     let rig: Rig;
     let account: Account;
+    let printed = "";
 
     const configure = (target: JsonObject = {}, changes: JsonObject = {}): void => {
         const { identity, sshd } = account;
@@ -43,11 +47,33 @@ describe.skipIf(missing !== "")(`a stack on AWS${missing}`, () => {
         return only;
     };
     const buckets = () => account.aws("s3api", "list-buckets", "--query", "Buckets[].Name") as string[];
-    const mirrored = (): string[] => {
+    /** What is in the one bucket, each with the digest of its content. */
+    const objects = () => {
         const [bucket = ""] = buckets();
-        const query = "Contents[].Key";
-        return (account.aws("s3api", "list-objects-v2", "--bucket", bucket, "--query", query) ?? []) as string[];
+        const query = "Contents[].{Key: Key, ETag: ETag}";
+        const found = account.aws("s3api", "list-objects-v2", "--bucket", bucket, "--query", query) ?? [];
+        return found as unknown as readonly { readonly Key: string; readonly ETag: string }[];
     };
+    const mirrored = (): string[] => objects().map(({ Key }) => Key);
+    const removeBucket = (): string => {
+        const [bucket = ""] = buckets();
+        const query = "{Objects: Versions[].{Key: Key, VersionId: VersionId}}";
+        const versions = account.aws("s3api", "list-object-versions", "--bucket", bucket, "--query", query);
+        account.aws("s3api", "delete-objects", "--bucket", bucket, "--delete", JSON.stringify(versions));
+        account.aws("s3api", "delete-bucket", "--bucket", bucket);
+        return bucket;
+    };
+    /** What AWS's own clock stops, and how often from the deadline on. */
+    const clock = () => {
+        const [name = ""] = account.aws("scheduler", "list-schedules", "--query", "Schedules[].Name") as string[];
+        const query = "[ScheduleExpression, Target.Arn, Target.Input]";
+        return account.aws("scheduler", "get-schedule", "--name", name, "--query", query);
+    };
+    const stopping = (id: string) => [
+        "rate(1 hours)",
+        "arn:aws:scheduler:::aws-sdk:ec2:stopInstances",
+        JSON.stringify({ InstanceIds: [id] }),
+    ];
     /** As its own meter would. */
     const fallAsleep = (): void => {
         account.aws("ec2", "stop-instances", "--instance-ids", machine().InstanceId);
@@ -86,7 +112,18 @@ describe.skipIf(missing !== "")(`a stack on AWS${missing}`, () => {
                 { budget: 0.01 },
                 "target.budget: $0.010 buys 36 s of g5.xlarge",
             ],
-            ["without the image's parameter", () => account.publish("gpu-ubuntu-22.04", null), {}, "gpu-ubuntu-22.04"],
+            [
+                "without the image's parameter",
+                () => account.publish("gpu-ubuntu-22.04", null),
+                {},
+                "target.system: AWS names no image of it there: choose another one, or set target.image to an id (AWS was asked which image is the newest of gpu-ubuntu-22.04: ",
+            ],
+            [
+                "in a region that AWS does not have",
+                () => undefined,
+                { region: "us-east-9" },
+                "target.region: AWS does not answer there: `aws ec2 describe-regions --all-regions --query Regions[].RegionName --region us-east-1` lists its regions (AWS was asked which zones have the instance type: ",
+            ],
         ])("%s", async (_what, given, target, message) => {
             await given();
             configure(target);
@@ -105,8 +142,11 @@ describe.skipIf(missing !== "")(`a stack on AWS${missing}`, () => {
             const running = rig.spawn("up", ["--json"], { env: { ...rig.environment, ...without } });
             const { code, stderr } = await running.ended;
             expect(code).not.toBe(0);
-            expect(stderr).toContain("AWS was asked which image is the newest of gpu-ubuntu-22.04: ");
-            expect(stderr).toContain("No valid credential sources found");
+            // Once, although nothing that was asked is answered.
+            expect(stderr.split("AWS was asked")).toHaveLength(2);
+            expect(stderr).toContain(
+                "there are no AWS credentials: `aws configure` or AWS_PROFILE, and `aws sts get-caller-identity` shows whose they are (AWS was asked which zones have the instance type: ",
+            );
             expect(account.machines()).toEqual([]);
         });
 
@@ -116,32 +156,49 @@ describe.skipIf(missing !== "")(`a stack on AWS${missing}`, () => {
             expect(stderr).toContain("awake $1.01 an hour (AWS Pricing API, us-east-1, 2026-08-17)");
             expect(changed()).toEqual([]);
         });
+
+        test("a GPU without bf16 is told before it is paid for: the training is fp16", async () => {
+            configure({ instanceType: "g4dn.xlarge", gpu: "required" }, { training: { precision: "bf16" } });
+            const { code, stderr } = await rig.json("preview");
+            configure();
+            expect(code).toBe(0);
+            expect(stderr).toContain("g4dn.xlarge, T4 of 16 GiB, which has no bf16: training.precision is fp16");
+        });
     });
 
     test.each([
         [
+            "a bucket's name that is taken",
+            { taken: true },
+            0,
+            /models: creating S3 Bucket \(retune-test-\w+\): .*BucketAlreadyExists: *\n +a bucket of this name is somebody's already, and all of AWS shares the names: repeat the command, which takes another name each time$/m,
+        ],
+        [
             "credentials that expire in the middle",
             { expired: true },
-            "creating EC2 Instance: operation error EC2: RunInstances, api error RequestExpired: Request has expired.",
+            1,
+            /machine: creating EC2 Instance: operation error EC2: RunInstances, api error RequestExpired: Request has expired\.\n +the AWS credentials have expired: log in again, until `aws sts get-caller-identity` answers, and repeat the command, which goes on where it was; what runs on a machine goes on meanwhile$/m,
         ],
         [
             "no machine free",
             { capacity: false },
-            "creating EC2 Instance: InsufficientInstanceCapacity: We currently do not have sufficient g5.xlarge capacity",
+            1,
+            /machine: creating EC2 Instance: InsufficientInstanceCapacity: .* \(us-east-1a\)\.\n +AWS has no such machine free now: try again later, or set target\.zone or target\.instanceType to another$/m,
         ],
-    ])("%s: said, nothing is made twice, and the next up goes on", async (_what, control, message) => {
+    ])("%s: said, nothing is made twice, and the next up goes on", async (_what, control, count, message) => {
         account.has({ quota: 8, ...control });
         const { code, stderr } = await rig.json("up");
         expect(code).toBe(1);
-        expect(stderr).toContain(message);
+        expect(stderr).toMatch(message);
         account.has({ quota: 8 });
         expect(account.machines()).toEqual([]);
-        expect(buckets()).toHaveLength(1);
+        expect(buckets()).toHaveLength(count);
         account.asked();
     });
 
     test("from an account without a machine to the model", async () => {
-        const { code, actions, stderr } = await rig.json("up");
+        const { code, actions, stdout: answered, stderr } = await rig.json("up");
+        printed = answered + stderr;
         expect({ code, stderr: code === 0 ? "" : stderr }).toEqual({ code: 0, stderr: "" });
         expect(actions).toEqual({
             ...infrastructure("ran", { "offer": "unchanged", "host-key": "unchanged" }),
@@ -150,6 +207,7 @@ describe.skipIf(missing !== "")(`a stack on AWS${missing}`, () => {
         expect(stderr).not.toContain("mirror");
         expect(changed()).toEqual(["create deadline", "create deadline-stop", "create machine"]);
         expect(machine()).toMatchObject({ ImageId: "ami-0000000000000001", InstanceType: "g5.xlarge" });
+        expect(clock()).toEqual(stopping(machine().InstanceId));
         const { stdout } = await rig.run("status");
         expect(stdout).toMatch(/^stack test, spent \$0\.00$/m);
         expect(stdout).toMatch(/^machines\n {2}i-[0-9a-f]+ +\$0\.00 for 0 s awake, as of /m);
@@ -162,19 +220,16 @@ describe.skipIf(missing !== "")(`a stack on AWS${missing}`, () => {
         expect(keys.every((key) => key.startsWith("retune/"))).toBe(true);
     });
 
-    test("no secret is in clear in the state, in the store, or in what was printed", () => {
-        const hostKey = fs.readFileSync(path.join(account.sshd.folder, "host-key"), "utf8").split("\n")[1] ?? "";
-        const clientKey = fs.readFileSync(account.identity, "utf8").split("\n")[1] ?? "";
-        for (const secret of [hostKey, clientKey]) {
-            expect(secret.length).toBeGreaterThan(40);
-            const holding = execFileSync("sh", [
-                "-c",
-                'grep -rlF "$1" "$2" || true',
-                "sh",
-                secret.slice(-30),
-                rig.home,
-            ]);
-            expect(holding.toString()).toBe("");
+    test("no secret is in clear in the project, the state and the store, on the machine, or in what was printed", () => {
+        const keyIn = (file: string): string => fs.readFileSync(file, "utf8").split("\n")[1]?.slice(-30) ?? "";
+        const secrets = [keyIn(path.join(account.sshd.folder, "host-key")), keyIn(account.identity), account.secret];
+        expect(printed.length).toBeGreaterThan(1000);
+        for (const secret of secrets) {
+            expect(secret.length).toBeGreaterThanOrEqual(30);
+            const search = 'grep -rlF -e "$@" || true';
+            const places = [rig.project, rig.home, account.sshd.at()];
+            expect(execFileSync("sh", ["-c", search, "sh", secret, ...places]).toString()).toBe("");
+            expect(printed).not.toContain(secret);
         }
     });
 
@@ -198,8 +253,8 @@ describe.skipIf(missing !== "")(`a stack on AWS${missing}`, () => {
         await account.publish("gpu-ubuntu-22.04", "ami-0000000000000002");
         expect((await rig.json("up")).actions).toEqual(unchanged);
         expect(changed()).toEqual([]);
-        const latest = await rig.run("preview", "--set", "target.image=latest");
-        expect(latest.code).toBe(0);
+        const latest = await rig.json("preview", "--set", "target.image=latest");
+        expect(latest).toMatchObject({ code: 0, actions: { offer: "would-run", ...all("unchanged") } });
         expect(machine().ImageId).toBe("ami-0000000000000001");
     });
 
@@ -225,6 +280,7 @@ describe.skipIf(missing !== "")(`a stack on AWS${missing}`, () => {
         expect(changed()).toEqual([...["create machine", "delete machine", "update deadline", "update deadline-stop"]]);
         expect(machine()).toMatchObject({ InstanceType: "g6.xlarge" });
         expect(machine().InstanceId).not.toBe(before);
+        expect(clock()).toEqual(stopping(machine().InstanceId));
     });
 
     test("a machine that somebody has terminated is made again, and no stage runs again", async () => {
@@ -236,12 +292,69 @@ describe.skipIf(missing !== "")(`a stack on AWS${missing}`, () => {
         expect(machine().State.Name).toBe("running");
     });
 
+    describe("destroy in the middle of a run whose client was killed", () => {
+        test("ends the run and the machine, and kept models stay", async () => {
+            configure({ instanceType: "g6.xlarge", keepModels: true });
+            const client = rig.spawn("up", ["--json", "--set", "training.maxSteps=100000"]);
+            const { key } = await client.until("a step", () => {
+                const run = rig.active("Training");
+                const events = account.sshd.at("runs", run?.key ?? "", "events.jsonl");
+                return fs.existsSync(events) && fs.readFileSync(events, "utf8").includes('"learning"')
+                    ? run
+                    : undefined;
+            });
+            const file = account.sshd.at("runs", key, "state.json");
+            const { pid } = JSON.parse(fs.readFileSync(file, "utf8")) as { pid: number };
+            const cli = await client.cli();
+            client.child.kill("SIGKILL");
+            await eventually("the CLI ends", () => !isAlive(cli), 10);
+            expect(isAlive(pid)).toBe(true);
+            const kept = objects();
+            account.asked();
+
+            const { code, stderr } = await rig.json("destroy");
+            expect({ code, stderr: code === 0 ? "" : stderr }).toEqual({ code: 0, stderr: "" });
+            expect(isAlive(pid)).toBe(false);
+            // It was asked to, and had time for its checkpoint, before its machine went.
+            expect(rig.runs().find((run) => run.key === key)).toMatchObject({
+                state: "stopped",
+                reason: "stopped on request; a checkpoint was saved",
+            });
+            expect(account.machines()).toEqual([]);
+            expect(account.aws("scheduler", "list-schedules", "--query", "Schedules[]")).toEqual([]);
+            expect(rig.locks()).toEqual([]);
+            expect(rig.state().pending_operations ?? []).toEqual([]);
+            expect(kept.length).toBeGreaterThan(4);
+            expect(objects()).toEqual(kept);
+        });
+
+        test("and the next up has them without a run", async () => {
+            removeBucket();
+            configure(BY_ADDRESS);
+            const { code, actions } = await rig.json("up");
+            expect({ code, actions }).toEqual({ code: 0, actions: { ...infrastructure("ran"), ...all("cached") } });
+        });
+    });
+
+    test("access: key: the machine is reached at its address, through a port for the networks that are named", async () => {
+        const groups = "SecurityGroups[?GroupName != 'default'].IpPermissions[]";
+        expect(account.aws("ec2", "describe-security-groups", "--query", groups)).toMatchObject([
+            { IpProtocol: "tcp", FromPort: 22, ToPort: 22, IpRanges: [{ CidrIp: "203.0.113.7/32" }] },
+        ]);
+        account.asked();
+        fallAsleep();
+        configure(BY_ADDRESS, { evaluation: { maxNewTokens: 4 } });
+        const { code, actions } = await rig.json("up");
+        expect({ code, actions }).toMatchObject({ code: 0, actions: { evaluation: "ran", training: "unchanged" } });
+        // It was made, prepared and verified that way, and two runs are on it now.
+        const asked = new Set(account.asked());
+        expect(asked).toContain("aws ec2 start-instances");
+        expect(asked).toContain(`ssh ${machine().PublicIpAddress ?? ""}`);
+        expect(asked).not.toContain("aws ssm start-session");
+    });
+
     test("a bucket that somebody has deleted is made again, and no stage runs again", async () => {
-        const [bucket = ""] = buckets();
-        const query = "{Objects: Versions[].{Key: Key, VersionId: VersionId}}";
-        const versions = account.aws("s3api", "list-object-versions", "--bucket", bucket, "--query", query);
-        account.aws("s3api", "delete-objects", "--bucket", bucket, "--delete", JSON.stringify(versions));
-        account.aws("s3api", "delete-bucket", "--bucket", bucket);
+        const bucket = removeBucket();
         expect((await rig.json("refresh")).code).toBe(0);
         const { code, actions } = await rig.json("up");
         expect({ code, actions }).toMatchObject({ code: 0, actions: all("unchanged") });
@@ -307,6 +420,13 @@ describe.skipIf(missing !== "")(`a stack on AWS${missing}`, () => {
         expect(account.aws("scheduler", "list-schedules", "--query", "Schedules[]")).toEqual([]);
         const groups = "SecurityGroups[?GroupName != 'default'].GroupName";
         expect(account.aws("ec2", "describe-security-groups", "--query", groups)).toEqual([]);
+        expect(account.aws("ec2", "describe-volumes", "--query", "Volumes[]")).toEqual([]);
+        const tagged = account.aws(
+            ...["resourcegroupstaggingapi", "get-resources", "--tag-filters", "Key=program,Values=retune"],
+            ...["--query", "ResourceTagMappingList[].ResourceARN"],
+        ) as string[];
+        // AWS, too, goes on listing a terminated machine for a while.
+        expect(tagged.filter((arn) => !arn.includes(":instance/i-"))).toEqual([]);
         expect(fs.readdirSync(path.join(rig.home, "store")).length).toBeGreaterThan(0);
     });
 });

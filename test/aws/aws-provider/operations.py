@@ -24,6 +24,9 @@ def control() -> dict:
 
 
 def client(service: str):
+    if region not in boto3.Session().get_available_regions("ec2"):  # moto has every region that it is asked for
+        host = f"{service}.{region}.amazonaws.com"
+        raise RuntimeError(f'request send failed, Post "https://{host}/": dial tcp: lookup {host}: no such host')
     return boto3.client(service, region_name=region, config=Config(retries={"total_max_attempts": 1}))
 
 
@@ -62,6 +65,10 @@ class Bucket:
     @staticmethod
     def create(inputs):
         name = inputs.get("bucket") or inputs["bucketPrefix"] + "%012x" % random.getrandbits(48)
+        if control().get("taken", False):
+            raise RuntimeError(
+                f"creating S3 Bucket ({name}): operation error S3: CreateBucket, https response error StatusCode: 409, BucketAlreadyExists: "
+            )
         client("s3").create_bucket(Bucket=name)
         return name, Bucket.update(name, inputs)
 
