@@ -55,9 +55,7 @@ export function serveProvider(
             new messages.GetSchemaResponse().setSchema(JSON.stringify({ name: "finetune", version: "0.1.0" })),
         ),
         attach: answer(() => new Empty()),
-        checkConfig: answer((request: messages.CheckRequest) =>
-            new messages.CheckResponse().setInputs(request.getNews()),
-        ),
+        // There is no checkConfig: of its answer the engine would log the secrets in clear.
         diffConfig: answer(() => new messages.DiffResponse()),
         configure: answer((request: messages.ConfigureRequest) => {
             keepSecrets(plain(json(request.getArgs())));

@@ -3,8 +3,8 @@ import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import * as path from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { commandOf, environmentOf, isAlive, processes } from "./processes";
-import { all, filesBelow, pulumi, Rig, type Running } from "./rig";
+import { commandOf, environmentOf, isAlive, listsWith, processes } from "./processes";
+import { all, filesBelow, pulumi, Rig } from "./rig";
 
 // In two parts, so that this file, of which the project has a copy, does not hold it.
 const CANARY = ["hf", "canaryQ7x3vN9sLp2"].join("_");
@@ -49,28 +49,10 @@ describe("secrets", () => {
             );
     };
 
-    /**
-     * Processes whose arguments hold the canary while a command runs, and Python processes, which go on without it, whose
-     * environment does. What was started with the token to talk to the user (node, Pulumi) has it until it ends.
-     */
-    const watched = async (running: Running): Promise<Set<string>> => {
-        const seen = new Set<string>();
-        await running.until("its end", () => {
-            for (const pid of processes()) {
-                const command = commandOf(pid);
-                if (command.includes(CANARY)) seen.add(`arguments: ${command}`);
-                if (command.includes("runner.py") && environmentOf(pid).includes(CANARY))
-                    seen.add(`environment: ${command}`);
-            }
-            return running.isOver;
-        });
-        return seen;
-    };
-
     test("a token reaches the hub, and is found in no file, list, log or lasting process", async () => {
         rig.configure({ model: { source: { huggingface: "someone/private", revision: COMMIT, endpoint } } });
         const running = rig.spawn("up", ["--json"], { env: { HF_TOKEN: CANARY } });
-        const seen = await watched(running);
+        const seen = await listsWith(CANARY, running);
         const { code, stdout, stderr } = await running.ended;
         expect(asked.length).toBeGreaterThan(0);
         expect(asked.filter((one) => !one.endsWith(`Bearer ${CANARY}`))).toEqual([]);
@@ -78,7 +60,7 @@ describe("secrets", () => {
         expect(code).toBe(1);
         expect(stderr).toContain(`someone/private at ${COMMIT.slice(0, 12)} could not be downloaded: `);
         expect(stdout + stderr).not.toContain(CANARY);
-        expect([...seen]).toEqual([]);
+        expect(seen).toEqual([]);
         expect(foundIn()).toEqual([]);
         const leftOver = processes().filter((pid) => isAlive(pid) && environmentOf(pid).includes(CANARY));
         expect(leftOver.map(commandOf)).toEqual([]);
@@ -86,12 +68,15 @@ describe("secrets", () => {
 
     test("a pipeline that needs no hub is not given it", async () => {
         rig.configure();
+        // Of a stack's own secrets the engine gives every plugin all, in its environment, which whatever it starts would inherit.
+        await cli("config", "set", "--stack", "test", "--secret", "finetune:s3SecretAccessKey", CANARY);
         const running = rig.spawn("up", ["--json"], { env: { HF_TOKEN: CANARY } });
-        const seen = await watched(running);
+        const seen = await listsWith(CANARY, running);
         const { code, stdout, stderr } = await running.ended;
+        rig.configure();
         expect(code, stderr).toBe(0);
         expect(stdout + stderr).not.toContain(CANARY);
-        expect([...seen]).toEqual([]);
+        expect(seen).toEqual([]);
         expect(foundIn()).toEqual([]);
     });
 
@@ -110,6 +95,33 @@ describe("secrets", () => {
         expect(foundIn()).toEqual([]);
         fs.writeFileSync(path.join(rig.project, "Pulumi.test.yaml"), before);
         expect((await rig.json("up")).actions).toEqual(all("unchanged"));
+    });
+
+    test.each([
+        [
+            "in clear",
+            ["--plaintext", "finetune:judgeKey", CANARY],
+            "finetune:judgeKey is in clear in the stack's file: remove it there, have it replaced, and `pulumi config set --secret finetune:judgeKey`",
+        ],
+        [
+            "of an unknown name",
+            ["--secret", "finetune:judgKey", CANARY],
+            "finetune:judgKey: unknown; did you mean judgeKey?",
+        ],
+        [
+            "that is empty",
+            ["--secret", "finetune:judgeKey", ""],
+            "finetune:judgeKey is empty: `pulumi config set --secret finetune:judgeKey`, or `pulumi config rm finetune:judgeKey`",
+        ],
+    ])("a secret %s is refused before anything starts", async (_, set, problem) => {
+        const file = path.join(rig.project, "Pulumi.test.yaml");
+        const before = fs.readFileSync(file);
+        await cli("config", "set", "--stack", "test", ...set);
+        const { code, stdout, stderr } = await rig.run("preview", "--json");
+        fs.writeFileSync(file, before);
+        expect({ code, stderr }).toEqual({ code: 2, stderr: expect.stringContaining(`\n${problem}\n`) as string });
+        expect(stdout + stderr).not.toContain(CANARY);
+        expect(foundIn()).toEqual([]);
     });
 
     test("Pulumi's automatic logs do not hold it either, decrypted", async () => {

@@ -1,47 +1,24 @@
-import * as fs from "node:fs";
-import * as path from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { eventually } from "./processes";
-import { all, pulumi, Rig } from "./rig";
+import { all, Rig } from "./rig";
 
-// `pulumi` from a shell in the project's folder, as people use it who have all of Pulumi. This machine has its CLI only:
-// language-host.cjs stands in for the language host, the rest is real.
+// See Rig.shell for what is real.
 describe("pulumi from a shell", () => {
     let rig: Rig;
     beforeAll(() => {
         rig = new Rig();
-        const bin = path.join(rig.folder, "bin");
-        fs.mkdirSync(bin);
-        const host = path.join(rig.project, "test", "engine", "language-host.cjs");
-        fs.chmodSync(host, 0o755);
-        fs.symlinkSync(host, path.join(bin, "pulumi-language-nodejs"));
-        rig.environment["PATH"] = `${bin}${path.delimiter}${process.env["PATH"] ?? ""}`;
     });
     afterAll(() => rig.dispose());
 
-    const start = (...args: readonly string[]) =>
-        rig.start(pulumi, [...args, "--stack", "test", "--non-interactive"], {
-            env: {
-                PULUMI_BACKEND_URL: `file://${rig.home}/state?create_dir=true&metadata=skip`,
-                PULUMI_CONFIG_PASSPHRASE: "",
-                PULUMI_SKIP_UPDATE_CHECK: "true",
-            },
-        });
-
     test("a preview and an up on an empty home", async () => {
-        const init = await rig.start(pulumi, ["stack", "init", "test", "--non-interactive"], {
-            env: {
-                PULUMI_BACKEND_URL: `file://${rig.home}/state?create_dir=true&metadata=skip`,
-                PULUMI_CONFIG_PASSPHRASE: "",
-            },
-        }).ended;
+        const init = await rig.shell("stack", "init").ended;
         expect(init.code, init.stderr).toBe(0);
-        const preview = await start("preview").ended;
+        const preview = await rig.shell("preview").ended;
         expect(preview.code, preview.stderr).toBe(0);
         expect(preview.stdout).toContain("would run: new");
         expect(preview.stdout).toContain("+ 7 to create");
         expect(rig.runs()).toEqual([]);
-        const up = await start("up", "--yes", "--skip-preview").ended;
+        const up = await rig.shell("up", "--yes", "--skip-preview").ended;
         expect(up.code, up.stderr).toBe(0);
         expect(up.stdout).toContain("+ 7 created");
         expect(rig.runs()).toHaveLength(8); // the six stages, and the answers of base and tuned model
@@ -53,9 +30,9 @@ describe("pulumi from a shell", () => {
         expect((await rig.json("up", "--set", "evaluation.answeredRows=1")).actions).toEqual(
             all("unchanged", { evaluation: "ran", report: "ran" }),
         );
-        const preview = await start("preview", "--diff").ended;
+        const preview = await rig.shell("preview", "--diff").ended;
         expect(preview.stdout).toContain("answeredRows: 1 => 2");
-        const up = await start("up", "--yes", "--skip-preview").ended;
+        const up = await rig.shell("up", "--yes", "--skip-preview").ended;
         expect(up.code).toBe(0);
         expect(up.stdout).toContain("~ 2 updated");
         expect((await rig.json("up")).actions).toEqual(all("unchanged"));
@@ -64,14 +41,14 @@ describe("pulumi from a shell", () => {
 
     test("the shell's variable for one run works there, too", async () => {
         rig.environment["RETUNE_SET"] = JSON.stringify({ "training.learningRate": 0.5 });
-        const preview = await start("preview", "--diff").ended;
+        const preview = await rig.shell("preview", "--diff").ended;
         delete rig.environment["RETUNE_SET"];
         expect(preview.stdout).toContain("learningRate: 0.01 => 0.5");
     });
 
     test("a mistake in the configuration shows without a stack trace", async () => {
         rig.configure({ training: { learningRate: "fast" } });
-        const { code, stdout, stderr } = await start("preview").ended;
+        const { code, stdout, stderr } = await rig.shell("preview").ended;
         rig.configure();
         expect(code).not.toBe(0);
         const shown = stdout + stderr;
@@ -84,7 +61,7 @@ describe("pulumi from a shell", () => {
 
     test("Ctrl-C detaches, and npm run up attaches", async () => {
         rig.configure({ training: { maxSteps: 30 } });
-        const up = start("up", "--yes", "--skip-preview");
+        const up = rig.shell("up", "--yes", "--skip-preview");
         const run = await up.until("a step", () => {
             const active = rig.active("Training");
             return active !== undefined && active.steps.length > 0 ? active : undefined;

@@ -11,11 +11,22 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { Rig, struct, unary, urnOf, type Provider } from "./rig";
 
 const served = [
-    ...["getPluginInfo", "getSchema", "attach", "checkConfig", "diffConfig", "configure"],
+    ...["getPluginInfo", "getSchema", "attach", "diffConfig", "configure"],
     ...["check", "diff", "create", "read", "update", "delete", "cancel"],
 ];
-// Components, functions, converters and parameters: this provider has none. The engine does without a handshake.
-const unimplemented = ["handshake", "parameterize", "invoke", "call", "list", "construct", "getMapping", "getMappings"];
+// Components, functions, converters and parameters: this provider has none. The engine does without a handshake. Of what
+// checkConfig answers it logs the secrets in clear; without it, it takes the configuration as it is.
+const unimplemented = [
+    "handshake",
+    "checkConfig",
+    "parameterize",
+    "invoke",
+    "call",
+    "list",
+    "construct",
+    "getMapping",
+    "getMappings",
+];
 
 let rig: Rig;
 let provider: Provider;
@@ -76,9 +87,6 @@ describe("the provider", () => {
     });
 
     test("has no configuration of its own that could differ", async () => {
-        const news = new messages.CheckRequest().setNews(struct({ version: "0.1.0" }));
-        const checked = await unary<messages.CheckResponse>((done) => provider.client.checkConfig(news, done));
-        expect(checked.getInputs()?.toJavaScript()).toEqual({ version: "0.1.0" });
         const diff = await unary<messages.DiffResponse>((done) =>
             provider.client.diffConfig(new messages.DiffRequest(), done),
         );
