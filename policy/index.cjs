@@ -1,5 +1,4 @@
-// The pack itself, for `pulumi preview --policy-pack policy` and `pulumi up --policy-pack policy` with a full Pulumi. Its one
-// dependency, @pulumi/policy, is installed here (`npm install` in this folder); nothing else of Retune needs it.
+// The pack itself, for `npm run up -- --policy-pack policy` and `preview`, and for `pulumi` from a shell.
 "use strict";
 const { PolicyPack } = require("@pulumi/policy");
 require("../scripts/ts.cjs");

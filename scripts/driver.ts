@@ -79,6 +79,8 @@ export async function drive(request: {
     readonly onEvent: (event: EngineEvent) => void;
     /** Called when there is something to say about the way to the result. */
     readonly onNotice: (text: string) => void;
+    /** The folder of rules that are asked about every resource before it is made. */
+    readonly policyPack?: string | undefined;
     /** Aborted to detach from what is running. */
     readonly detach?: AbortSignal;
 }): Promise<Ended> {
@@ -145,8 +147,9 @@ async function callCli(request: Parameters<typeof drive>[0]): Promise<Ended> {
     const address = `127.0.0.1:${port}`;
     const confirmed = request.operation === "preview" ? [] : ["--yes", "--skip-preview"];
     const flags = [...confirmed, "--stack", request.stack, "--non-interactive", "--color", "never"];
+    const rules = request.policyPack === undefined ? [] : ["--policy-pack", request.policyPack];
     const hosting = [`--client=${address}`, "--exec-kind", "auto.inline", "--event-log", `tcp://${address}`];
-    const child = spawn(request.pulumi, [request.operation, ...flags, ...hosting], {
+    const child = spawn(request.pulumi, [request.operation, ...flags, ...rules, ...hosting], {
         cwd: project,
         env: environment(),
         // A session of its own, so that the terminal's Ctrl-C and hang-up reach only us; no pipe on stdout, so that our

@@ -11,6 +11,13 @@ export interface EngineEvent {
         readonly severity: "debug" | "info" | "info#err" | "warning" | "error";
         readonly ephemeral?: boolean;
     };
+    /** A resource that does not keep a rule of `--policy-pack`. */
+    readonly policyEvent?: {
+        readonly resourceUrn?: string;
+        readonly message: string;
+        readonly policyName: string;
+        readonly enforcementLevel: "advisory" | "mandatory" | "remediate" | "disabled";
+    };
 }
 
 export interface StepMetadata {

@@ -27,4 +27,4 @@ function pythonEnvironment() {
     return path.join(cache(), "python", digest.digest("hex").slice(0, 16));
 }
 
-module.exports = { project, home, cache, lockFiles, pythonEnvironment };
+module.exports = { project, fromUser, home, cache, lockFiles, pythonEnvironment };

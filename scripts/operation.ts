@@ -1,5 +1,8 @@
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 import * as fs from "node:fs";
 import * as path from "node:path";
+import { text } from "node:stream/consumers";
 import { pathToFileURL } from "node:url";
 import { Command } from "commander";
 import { duration } from "../pipeline/duration";
@@ -12,8 +15,8 @@ import { Display } from "./display";
 import { drive, explainCli, type Ended, type Operation } from "./driver";
 import type { EngineEvent } from "./events";
 import { keepReport } from "./generation";
-import { home, project } from "./locations.cjs";
-import { Outcomes, type StageOutcome } from "./outcome";
+import { fromUser, home, project } from "./locations.cjs";
+import { brokenRule, Outcomes, type StageOutcome } from "./outcome";
 import { passphraseWarning } from "./passphrase";
 import { writeRoots } from "./stacks";
 
@@ -27,6 +30,7 @@ interface Options {
     readonly set?: Record<string, unknown>;
     /** Of a manifest, or of the folder that it is in. */
     readonly from?: string;
+    readonly policyPack?: string;
 }
 
 const SUMMARY: Record<Operation, string> = {
@@ -42,6 +46,10 @@ export async function operate(operation: Operation, args: readonly string[], pul
     if (options === undefined) return EXIT.succeeded;
     requireStackFile(options.stack);
     const manifest = await manifestOf(options);
+    if (operation === "up" && options.policyPack !== undefined) {
+        const code = await plan(args);
+        if (code !== EXIT.succeeded) return code;
+    }
     process.env["RETUNE_SET"] = JSON.stringify(options.set ?? {});
     process.env["RETUNE_FROM"] = JSON.stringify(manifest?.configuration ?? {});
 
@@ -57,6 +65,7 @@ export async function operate(operation: Operation, args: readonly string[], pul
         pulumi,
         operation,
         stack: options.stack,
+        policyPack: options.policyPack,
         detach: detach.signal,
         onNotice: (text) => {
             display.line(text);
@@ -100,6 +109,27 @@ export async function operate(operation: Operation, args: readonly string[], pul
         : EXIT[result];
 }
 
+/**
+ * The preview of an update that has rules, silent unless one is broken: the engine alone would make everything before the
+ * first that is forbidden. In a process of its own, because a program runs but once in one. Answers its exit code.
+ */
+async function plan(args: readonly string[]): Promise<number> {
+    const script = path.join(project, "scripts", "preview.cjs");
+    const preview = spawn(process.execPath, [script, ...args.filter((word) => word !== "--detach")], {
+        stdio: ["ignore", "pipe", "pipe"],
+    });
+    const [stdout, stderr, [code]] = await Promise.all([
+        text(preview.stdout),
+        text(preview.stderr),
+        once(preview, "close") as Promise<[number | null]>,
+    ]);
+    if (code !== EXIT.succeeded) {
+        process.stdout.write(stdout);
+        process.stderr.write(stderr);
+    }
+    return code ?? EXIT.failed;
+}
+
 /** The engine calls no stage that is as it was: what it could not send is sent here. */
 async function sendAgain(unsent: readonly Upload[], display: Display): Promise<void> {
     const keys = pendingUploads(home()).map(({ key }) => key);
@@ -133,7 +163,7 @@ async function manifestOf({ from, set }: Options): Promise<Manifest | undefined>
     if (from === undefined) return undefined;
     const { readManifest } = await import("../pipeline/manifest");
     const file = set?.["dataset.source.file"];
-    return readManifest(from, typeof file === "string" ? file : undefined).catch((error: unknown) => {
+    return readManifest(fromUser(from), typeof file === "string" ? file : undefined).catch((error: unknown) => {
         throw error instanceof UserError ? new UsageError(error.message) : error;
     });
 }
@@ -155,6 +185,11 @@ function parse(operation: Operation, args: readonly string[]): Options | undefin
     }
     if (operation === "up" || operation === "preview") {
         command.option(
+            "--policy-pack <folder>",
+            "rules that every resource must keep, such as those in policy/; an update that breaks one makes nothing",
+            policyPack,
+        );
+        command.option(
             "--from <manifest>",
             "the data, model and settings of an exported model, for this run only: its retune.json, or the folder of it",
         );
@@ -163,6 +198,14 @@ function parse(operation: Operation, args: readonly string[]): Options | undefin
         command.option("--detach", "end as soon as a run is under way; it goes on", false);
     }
     return parseOrExplain(command, args) as Options | undefined;
+}
+
+function policyPack(text: string): string {
+    const folder = fromUser(text);
+    if (fs.existsSync(path.join(folder, "PulumiPolicy.yaml"))) return folder;
+    throw new UsageError(
+        `--policy-pack: ${folder} is no policy pack: it has no PulumiPolicy.yaml; this project's is policy/`,
+    );
 }
 
 function setting(text: string, before: Record<string, unknown>): Record<string, unknown> {
@@ -209,6 +252,8 @@ function show(event: EngineEvent, outcomes: Outcomes, display: Display): void {
     } else if (diagnostic?.severity === "warning") {
         display.line(`warning: ${diagnostic.message.trim()}`);
     }
+    const rule = event.policyEvent;
+    if (rule?.enforcementLevel === "advisory") display.line(`warning: ${brokenRule(rule)}`);
 }
 
 /**
@@ -246,7 +291,7 @@ function judge(ended: Ended, outcomes: Outcomes, stages: readonly StageOutcome[]
 /** What to say about a failure that no stage has said yet. */
 function problemOf(ended: Ended, outcomes: Outcomes): string | undefined {
     if (ended.programError !== undefined) return ended.programError.message;
-    const others = outcomes.errors.filter((text) => text !== "update failed").join("\n");
+    const others = outcomes.errors.filter((text) => !/^(update|preview) failed$/.test(text)).join("\n");
     return others || (outcomes.hasStageErrors() ? undefined : explainCli(ended.stderr));
 }
 

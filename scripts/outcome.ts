@@ -82,6 +82,9 @@ export class Outcomes {
         if (event.resOutputsEvent) return this.ended(event.resOutputsEvent.metadata);
         if (event.resOpFailedEvent) return this.failed(event.resOpFailedEvent.metadata);
         if (event.diagnosticEvent?.severity === "error") this.error(event.diagnosticEvent);
+        const rule = event.policyEvent;
+        if (rule?.enforcementLevel === "mandatory")
+            this.error({ urn: rule.resourceUrn ?? "", message: brokenRule(rule) });
         return undefined;
     }
 
@@ -102,11 +105,16 @@ export class Outcomes {
 
     private ended(step: StepMetadata): StageOutcome | undefined {
         if (step.type === "pulumi:pulumi:Stack") {
-            this.outputs = step.new?.outputs ?? {};
+            const outputs = Object.entries(step.new?.outputs ?? {});
+            this.outputs = Object.fromEntries(outputs.filter(([, value]) => !hasUnknown(value)));
             return undefined;
         }
         if (!step.type.startsWith("finetune:")) return undefined;
         const outputs = step.new?.outputs ?? step.old?.outputs ?? {};
+        // A preview goes on with what a rule forbids.
+        const forbidden = this.errorsByUrn.get(step.urn);
+        if (forbidden !== undefined)
+            return this.put(step, { action: "failed", reasons: [], error: forbidden.join("\n") });
         return this.put(step, {
             action: this.actionOf(step, outputs),
             reasons: step.op === "update" ? reasonsOf(step) : [],
@@ -173,6 +181,12 @@ export class Outcomes {
         this.stages.set(step.urn, outcome);
         return outcome;
     }
+}
+
+/** The rule's description comes first, then what of the resource breaks it. */
+export function brokenRule({ policyName, message }: NonNullable<EngineEvent["policyEvent"]>): string {
+    const [description = "", ...broken] = message.trim().split("\n");
+    return `rule ${policyName}: ${broken.join(" ") || description}`;
 }
 
 /** The engine's frame around a provider's words is taken off. */

@@ -115,7 +115,7 @@ export class Running {
 }
 
 /** What of the tester's own environment could change what the commands do. */
-const EXCLUDED = /^(PULUMI_|RETUNE_(?!CACHE)|npm_|VITEST|NODE_OPTIONS$|HF_)/;
+const EXCLUDED = /^(PULUMI_|RETUNE_(?!CACHE)|npm_|INIT_CWD$|VITEST|NODE_OPTIONS$|HF_)/;
 
 export class Rig {
     readonly folder = fs.mkdtempSync(path.join(os.tmpdir(), "retune-engine-"));
