@@ -3,6 +3,7 @@ import * as os from "node:os";
 import path from "node:path";
 import * as runtime from "@pulumi/pulumi/runtime/config.js";
 import { beforeEach, describe, expect, onTestFinished, test, vi } from "vitest";
+import { parse } from "yaml";
 import { readConfiguration } from "../../pipeline/configuration";
 import { pythonEnvironment } from "../../scripts/locations.cjs";
 import { UserError } from "../../pipeline/user-error";
@@ -59,6 +60,37 @@ test("defaults fill what is left out, and files are found from anywhere", () => 
 test("the texts that `pulumi config set` stores are numbers where numbers are wanted", () => {
     const { training } = read({ training: { learningRate: "1e-4", epochs: "2", seed: "7" } });
     expect(training).toMatchObject({ learningRate: 0.0001, epochs: 2, seed: 7 });
+});
+
+describe("the stacks of this repository", () => {
+    const stack = (name: string) =>
+        parse(fs.readFileSync(path.join(project, `Pulumi.${name}.yaml`), "utf8")) as {
+            config: Record<string, unknown>;
+        };
+    const partsOf = (name: string) =>
+        Object.entries(stack(name).config).map(([field, value]) => [field.replace("retune:", ""), value] as const);
+
+    test.each([
+        ["dev", "huatuo-lite-english", {}],
+        ["huatuo", "huatuo-lite", {}],
+        ["ssh", "huatuo-lite", { host: "gpu1.example.org", user: "ubuntu", hostKey: `ssh-ed25519 ${"A".repeat(68)}` }],
+    ])("%s is a whole configuration", (name, recipe, missing) => {
+        const values = Object.fromEntries(partsOf(name));
+        const configuration = read(values, { target: { ...(values["target"] as object), ...missing } });
+        expect(configuration.dataset.recipe).toMatchObject({ name: recipe });
+    });
+
+    test("what comes from a hub is pinned to a commit", () => {
+        const sources = ["huatuo", "ssh"].flatMap(partsOf).flatMap(([field, value]) => {
+            const { source } = value as { source?: { huggingface?: string; revision?: string } };
+            return source?.huggingface === undefined ? [] : [[field, source.huggingface, source.revision]];
+        });
+        expect(sources).toEqual([
+            ["model", "Qwen/Qwen3-0.6B", expect.stringMatching(/^[0-9a-f]{40}$/)],
+            ["dataset", "FreedomIntelligence/Huatuo26M-Lite", expect.stringMatching(/^[0-9a-f]{40}$/)],
+            ["model", "Qwen/Qwen3-0.6B", expect.stringMatching(/^[0-9a-f]{40}$/)],
+        ]);
+    });
 });
 
 describe("the gate", () => {
