@@ -213,6 +213,18 @@ describe.skipIf(missing !== "")(`a stack on AWS${missing}`, () => {
         expect(stdout).toMatch(/^machines\n {2}i-[0-9a-f]+ +\$0\.00 for 0 s awake, as of /m);
     });
 
+    test("it keeps the rules of policy/, where a run has a limit", async () => {
+        const watched = ["--policy-pack", "policy"];
+        const kept = await rig.json("preview", ...watched, "--set", "target.limits.cost=5");
+        expect({ code: kept.code, stderr: kept.code === 0 ? "" : kept.stderr }).toEqual({ code: 0, stderr: "" });
+        const broken = await rig.json("preview", ...watched);
+        expect(broken.code).toBe(1);
+        const errors = broken.answer.stages.flatMap(({ error }) => error ?? []);
+        expect([...new Set(errors)]).toEqual([
+            "rule money: a run may cost any amount, and the most is $20: set target.limits.cost",
+        ]);
+    });
+
     test("what was made is in the mirror as well", () => {
         const keys = mirrored();
         // Training, baseline, answers and export; the base model, which is had again from its source, stays there.
