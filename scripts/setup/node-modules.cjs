@@ -76,11 +76,22 @@ function npm() {
     );
 }
 
+/** `npm ci` would empty the folder that a link leads to, which may be another checkout's. */
+function refuseLink(folder) {
+    const { UserError } = require("./user-error.cjs");
+    if (!fs.lstatSync(folder, { throwIfNoEntry: false })?.isSymbolicLink()) return;
+    throw new UserError(
+        `${folder} is a link to ${fs.readlinkSync(folder)}, where not all is as package-lock.json says: run \`npm ci\` ` +
+            "in the project that it belongs to, or remove the link.",
+    );
+}
+
 async function install(work, project = locations.project) {
     if (isWhole(project)) return stamp(project);
     const { diskUse } = require("./work.cjs");
-    const [command, ...before] = npm();
     const folder = path.join(project, "node_modules");
+    refuseLink(folder);
+    const [command, ...before] = npm();
     await work.step(
         {
             name: "node-modules",

@@ -428,6 +428,21 @@ describe("node modules", () => {
         expect(calls()).toHaveLength(1);
     });
 
+    test("a link to modules that are others is not followed: what is there stays", async () => {
+        npm();
+        const elsewhere = path.join(project, "elsewhere");
+        mkdirSync(path.join(elsewhere, "gamma"), { recursive: true });
+        symlinkSync(elsewhere, modules());
+        expect(await setup(["node-modules"])).toEqual({
+            code: 1,
+            output:
+                `${modules()} is a link to ${elsewhere}, where not all is as package-lock.json says: run \`npm ci\` in the ` +
+                "project that it belongs to, or remove the link.\n",
+        });
+        expect(calls()).toEqual([]);
+        expect(existsSync(path.join(elsewhere, "gamma"))).toBe(true);
+    });
+
     test("says where npm comes from when there is none", async () => {
         const { code, output } = await setup(["node-modules"]);
         expect(code).toBe(1);
