@@ -4,7 +4,7 @@ import { Config } from "@pulumi/pulumi/config.js";
 import { allConfig, isConfigSecret } from "@pulumi/pulumi/runtime/config.js";
 import { type z } from "zod";
 import { declaredTargetSchema, precisionOn } from "../infra/target";
-import { cache, project, pythonEnvironment } from "../scripts/locations.cjs";
+import { cache, home, project, pythonEnvironment } from "../scripts/locations.cjs";
 import { datasetSettings } from "./dataset";
 import { evaluationSettings } from "./evaluation";
 import { exportSettings } from "./export";
@@ -17,7 +17,7 @@ import { nearest } from "./nearest";
 import { pushSettings } from "./push";
 import { reportSettings } from "./report";
 import { SECRETS } from "./secrets";
-import { serviceSettings } from "./service";
+import { isTaken, serviceSettings } from "./service";
 import { trainingSettings } from "./training";
 import { UserError } from "./user-error";
 
@@ -57,7 +57,7 @@ export function readConfiguration(): Configuration {
         else problems.push(...problemsOf(parsed.error, [name]));
     }
     problems.push(...missingPaths(configuration as Partial<Configuration>));
-    problems.push(...backendProblems(configuration as Partial<Configuration>));
+    problems.push(...serviceProblems(configuration as Partial<Configuration>));
     problems.push(...llamafactoryProblems(given, configuration as Partial<Configuration>));
     problems.push(...gateProblems(given, configuration as Partial<Configuration>));
     if (problems.length > 0) {
@@ -195,9 +195,15 @@ function missingPaths({ dataset, model }: Partial<Configuration>): Problem[] {
     return problems;
 }
 
-/** Whether this machine has what its service is to answer with; another machine says so itself, when it is looked at. */
-function backendProblems({ target, service }: Partial<Configuration>): Problem[] {
-    if (target?.type !== "local" || service?.enabled !== true || service.backend !== "vllm") return [];
+/** Whether this machine has what its service needs; another machine says so itself, when it is looked at. */
+function serviceProblems({ target, service }: Partial<Configuration>): Problem[] {
+    if (target?.type !== "local" || service?.enabled !== true) return [];
+    const taken = `${service.port} is taken by another program on this machine: choose another port`;
+    const problems = isTaken(service.port, home()) ? [{ path: "service.port", message: taken }] : [];
+    return service.backend === "vllm" ? [...problems, ...vllmProblems()] : problems;
+}
+
+function vllmProblems(): Problem[] {
     const environment = pythonEnvironment();
     const python = path.join(environment, "bin", "python");
     if (!fs.existsSync(python)) return []; // what comes first says so

@@ -6,6 +6,7 @@ import { project } from "../scripts/locations.cjs";
 import type { Program } from "./executor/machine";
 import { digest, integer, jsonObject, oneOf } from "./fields";
 import { chatFields, PRECISIONS } from "./llamafactory/answering";
+import { parseJson } from "./identity";
 import { environmentOf, programs, versions } from "./llamafactory/job";
 
 /** `retune:service`, besides `enabled`. */
@@ -35,6 +36,25 @@ export type ServiceArgs = Omit<ServiceInputs, "tools">;
 /** Versions that are part of the key. `contract` grows when front or program change in what clients see. */
 export function serviceTools() {
     return { contract: 1, ...versions("llamafactory", "torch", "transformers") };
+}
+
+/**
+ * Whether a program other than this home's own service listens on a port of this machine's IPv4 loopback. Linux lists them
+ * in /proc/net/tcp: `0: 0100007F:1F40 00000000:0000 0A …`, 0A for LISTEN.
+ */
+export function isTaken(port: number, home: string): boolean {
+    const front = parseJson(textOf(path.join(home, "services", String(port), "state.json")));
+    if (typeof front?.["pid"] === "number" && fs.existsSync(`/proc/${front["pid"]}`)) return false;
+    const hex = port.toString(16).toUpperCase().padStart(4, "0");
+    return new RegExp(`^ *\\d+: (0100007F|00000000):${hex} 00000000:0000 0A `, "m").test(textOf("/proc/net/tcp"));
+}
+
+function textOf(file: string): string {
+    try {
+        return fs.readFileSync(file, "utf8");
+    } catch {
+        return "";
+    }
 }
 
 /** Whose a port is, for people: stack dev (service). */

@@ -1,4 +1,6 @@
+import { once } from "node:events";
 import * as fs from "node:fs";
+import * as net from "node:net";
 import * as os from "node:os";
 import path from "node:path";
 import * as runtime from "@pulumi/pulumi/runtime/config.js";
@@ -168,6 +170,49 @@ test("all problems are reported at once, each with its path", () => {
             "  retune:training.llamafactory.lora_dropot: unknown LLaMA-Factory option; did you mean lora_dropout?",
         ]);
     }
+});
+
+describe("the port of this machine's service", () => {
+    async function listening(host: string): Promise<number> {
+        const server = net.createServer().listen(0, host);
+        await once(server, "listening");
+        onTestFinished(() => void server.close());
+        return (server.address() as net.AddressInfo).port;
+    }
+    function emptyHome(): string {
+        const home = fs.mkdtempSync(path.join(os.tmpdir(), "retune-home-"));
+        vi.stubEnv("RETUNE_HOME", home);
+        onTestFinished(() => {
+            fs.rmSync(home, { recursive: true });
+        });
+        return home;
+    }
+
+    test.each(["127.0.0.1", "0.0.0.0"])(
+        "is refused before anything runs when another program is at %s",
+        async (host) => {
+            emptyHome();
+            const port = await listening(host);
+            expect(() => read({ service: { enabled: true, port } })).toThrow(
+                `the configuration has a problem:\n  retune:service.port: ${port} is taken by another program on this machine: choose another port`,
+            );
+            expect(read({ service: { enabled: false, port } }).service.port).toBe(port);
+        },
+    );
+
+    test("is its own where the stack's service is there, and no other's where only a client of that port is", async () => {
+        const port = await listening("127.0.0.1");
+        const folder = path.join(emptyHome(), "services", String(port));
+        fs.mkdirSync(folder, { recursive: true });
+        fs.writeFileSync(path.join(folder, "state.json"), JSON.stringify({ pid: process.pid }));
+        expect(read({ service: { enabled: true, port } }).service.port).toBe(port);
+        emptyHome();
+        const client = net.connect(port, "127.0.0.1");
+        await once(client, "connect");
+        onTestFinished(() => void client.destroy());
+        const { localPort = 0 } = client;
+        expect(read({ service: { enabled: true, port: localPort } }).service.port).toBe(localPort);
+    });
 });
 
 describe("vLLM behind the service of this machine", () => {
