@@ -15,7 +15,7 @@ import { rigForTest, type Provider, type Rig } from "./rig";
 const rclone = spawnSync("rclone", ["version"]).status === 0;
 if (!rclone) console.warn("SKIPPED: mirrors that do not answer. They want rclone on PATH (apt-get install rclone).");
 
-const REFUSED = 'caused by: Get "http://127.0.0.1:9/bucket?';
+const REFUSED = "dial tcp 127.0.0.1:9: connect: connection refused";
 const mirrored = (remote = "mirror:bucket") => ({ ...model, target: { type: "local", mirror: remote } });
 const cutOff = {
     RCLONE_CONFIG: "/dev/null",
@@ -74,19 +74,15 @@ describe.skipIf(!rclone)("a mirror", () => {
         expect(made["action"]).toBe("ran");
         await provider.lasting(4);
         const [preview, fetching, sending, ...more] = warnings(provider);
-        const down = "the mirror mirror:bucket cannot be reached: ";
-        expect(preview?.startsWith(down + REFUSED), preview).toBe(true);
-        expect(preview).toMatch(/connection refused; this plan cannot tell what it has$/);
-        expect(fetching).toMatch(/connection refused; what it may have runs again$/);
-        expect(sending?.endsWith(`connection refused; run ${run} counts, and the next \`npm run up\` sends it`)).toBe(
-            true,
-        );
+        const down = `the mirror mirror:bucket cannot be reached: ${REFUSED}`;
+        expect(preview).toBe(`${down}; this plan cannot tell what it has`);
+        expect(fetching).toBe(`${down}; what it may have runs again`);
+        expect(sending).toBe(`${down}; run ${run} counts, and the next \`npm run up\` sends it`);
         expect(more).toEqual([]);
         expect(pendingUploads(rig.home)).toEqual([{ key, remote: "mirror:bucket" }]);
 
         const [problem, ...rest] = await send(rig, cutOff);
-        expect(problem?.startsWith(`warning: ${down}`)).toBe(true);
-        expect(problem).toMatch(/connection refused; the next `npm run up` sends 1 result$/);
+        expect(problem).toBe(`warning: ${down}; the next \`npm run up\` sends 1 result`);
         expect([rest, pendingUploads(rig.home).length]).toEqual([[], 1]);
 
         expect(await send(rig, reachable(rig))).toEqual(["sent 1 result of earlier updates to the mirror"]);
