@@ -26,7 +26,7 @@ interface PhraseCondition {
 /** The conditions under which a model is accepted; without any, every model is. */
 export interface Gate {
     readonly conditions: readonly (MetricCondition | PhraseCondition)[];
-    /** With fewer held-out rows the verdict carries a warning. */
+    /** With fewer rows to compare in any condition the verdict carries a warning. */
     readonly minRows: number;
     /** Accepts a model that fails: a decision of a person, which is recorded with its reason. */
     readonly override?: { readonly reason: string };
@@ -75,7 +75,7 @@ export interface WorseCase {
 
 /** What makes a verdict doubtful, in words and as data; `condition` is the place of one in the verdict's list. */
 export type Warning = { readonly text: string } & (
-    | { readonly kind: "fewRows"; readonly rows: number; readonly least: number }
+    | { readonly kind: "fewRows"; readonly rows: number; readonly least: number; readonly metric?: Metric }
     | { readonly kind: "chance"; readonly condition: number; readonly certainty: number }
     | { readonly kind: "empty"; readonly answers: number; readonly of: number }
     | { readonly kind: "needlessOverride" }
@@ -110,6 +110,7 @@ export function judge(
     const { tuned } = models;
     const conditions: ConditionOutcome[] = [];
     const worse: WorseCase[] = [];
+    const measured: Measured[] = [];
     for (const condition of gate.conditions) {
         if ("prompt" in condition) {
             conditions.push(...phrases(condition, tuned));
@@ -118,6 +119,7 @@ export function judge(
         const compared = compare(condition, models);
         conditions.push(compared.outcome);
         worse.push(...compared.worse);
+        measured.push({ metric: condition.metric, rows: compared.rows });
     }
     conditions.push(...somethingSaid(tuned));
     const refused = conditions.some(({ held }) => !held);
@@ -126,7 +128,7 @@ export function judge(
         decision: !refused ? "accepted" : override === undefined ? "refused" : "overridden",
         conditions,
         worse,
-        warnings: warnings(gate, conditions, tuned),
+        warnings: warnings(gate, conditions, measured, tuned),
         ...(refused && override !== undefined ? { override } : {}),
     };
 }
@@ -145,6 +147,12 @@ function rowsOf(model: ModelEvaluation, metric: Metric): readonly Row[] {
     return model.cases.map((one) => ({ question: one.question, value: one[metric] ?? null, weight: 1 }));
 }
 
+/** Over how many held-out rows a condition was decided: of a score, over no more than were answered. */
+interface Measured {
+    readonly metric: Metric;
+    readonly rows: number;
+}
+
 interface Means {
     readonly tuned: number;
     /** Of the other model, or the fixed number. */
@@ -159,16 +167,17 @@ interface Pair extends Means {
 function compare(
     { metric, against, maxRegression }: MetricCondition,
     models: Parameters<typeof judge>[1],
-): { readonly outcome: ConditionOutcome; readonly worse: readonly WorseCase[] } {
+): { readonly outcome: ConditionOutcome; readonly worse: readonly WorseCase[]; readonly rows: number } {
     const rows = rowsOf(models.tuned, metric);
     const fixed = typeof against === "number";
     const about = { against: fixed ? "threshold" : against, metric } as const;
     const other = fixed ? undefined : models[against];
     if (against === "incumbent" && other === undefined) {
-        const tuned = mean(rows.flatMap((row) => paired(row, 0)))?.tuned ?? null;
+        const own = rows.flatMap((row) => paired(row, 0));
+        const tuned = mean(own)?.tuned ?? null;
         const words = `${metric} ${shown(metric, tuned)}: there is no incumbent yet`;
         const outcome = { text: words, finding: { kind: "first" }, held: true, ...about, tuned, other: null } as const;
-        return { outcome, worse: [] };
+        return { outcome, worse: [], rows: own.length };
     }
     const others = other === undefined ? undefined : rowsOf(other, metric);
     if (others !== undefined && others.length !== rows.length) {
@@ -189,7 +198,7 @@ function compare(
                       finding: { kind: "unmeasured" },
                   } as const);
         const values = { tuned: null, other: means?.other ?? null };
-        return { outcome: { ...said, held: false, ...about, ...values }, worse: [] };
+        return { outcome: { ...said, held: false, ...about, ...values }, worse: [], rows: pairs.length };
     }
     const better = BETTER[metric];
     const allowed = fixed ? 0 : maxRegression;
@@ -211,7 +220,7 @@ function compare(
         difference: { low: at((1 - CONFIDENCE) / 2), high: at((1 + CONFIDENCE) / 2), confidence: CONFIDENCE },
         certainty: samples.filter((one) => holds(one) === held).length / samples.length,
     };
-    return { outcome, worse };
+    return { outcome, worse, rows: pairs.length };
 }
 
 /** Both values, what lies between them, and what may: of a loss, less is better. */
@@ -305,13 +314,21 @@ function somethingSaid({ cases, prompts }: ModelEvaluation): ConditionOutcome[] 
     return [{ text: words, finding, held: false, against: "phrase", tuned: null, other: null }];
 }
 
-function warnings(gate: Gate, conditions: readonly ConditionOutcome[], tuned: ModelEvaluation): Warning[] {
+function warnings(
+    gate: Gate,
+    conditions: readonly ConditionOutcome[],
+    measured: readonly Measured[],
+    tuned: ModelEvaluation,
+): Warning[] {
     const all: Warning[] = [];
-    const rows = tuned.losses.length;
-    const measured = conditions.some(({ metric }) => metric !== undefined);
-    if (measured && rows < gate.minRows) {
-        const words = `${rows} held-out rows are fewer than ${gate.minRows}: the verdict may be chance`;
-        all.push({ text: words, kind: "fewRows", rows, least: gate.minRows });
+    const [fewest] = [...measured].sort((a, b) => a.rows - b.rows);
+    if (fewest !== undefined && fewest.rows < gate.minRows) {
+        const { metric, rows } = fewest;
+        const few = { kind: "fewRows", rows, least: gate.minRows } as const;
+        const what = `fewer than ${gate.minRows}: the verdict may be chance`;
+        if (metric === "evalLoss") all.push({ text: `${rows} held-out rows are ${what}`, ...few });
+        else
+            all.push({ text: `${metric} is of ${rows} answered row${rows === 1 ? "" : "s"}, ${what}`, ...few, metric });
     }
     for (const [condition, { text: words, held, certainty }] of conditions.entries()) {
         if (!held || certainty === undefined || certainty >= CONFIDENCE) continue;

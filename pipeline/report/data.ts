@@ -72,7 +72,13 @@ const conditionFinding = z
 
 const english = { text: z.string().describe("in English") };
 const warning = z.discriminatedUnion("kind", [
-    z.object({ kind: z.literal("fewRows"), ...english, rows: count, least: count }),
+    z.object({
+        kind: z.literal("fewRows"),
+        ...english,
+        rows: count,
+        least: count,
+        metric: metric.optional().describe("of the answers; none: of the loss"),
+    }),
     z.object({ kind: z.literal("chance"), ...english, condition: count, certainty: z.number() }),
     z.object({ kind: z.literal("empty"), ...english, answers: count, of: count }),
     z.object({ kind: z.literal("needlessOverride"), ...english }),

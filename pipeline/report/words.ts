@@ -424,7 +424,9 @@ const chinese: Words = {
     warning: (one, conditions) => {
         switch (one.kind) {
             case "fewRows":
-                return `测试数据只有 ${count(one.rows)} 行，少于 ${count(one.least)} 行：结论可能是偶然`;
+                return `${
+                    one.metric === undefined ? "测试数据只有" : `${chinese.metric[one.metric]} 只测量了`
+                } ${count(one.rows)} 行，少于 ${count(one.least)} 行：结论可能是偶然`;
             case "chance": {
                 const condition = conditions[one.condition];
                 const sure = `可能是偶然（置信度 ${Math.round(one.certainty * 100)}%）`;

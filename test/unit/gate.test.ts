@@ -184,6 +184,30 @@ describe("a verdict", () => {
         );
     });
 
+    test("too few rows are those that a condition compares: of scores only the answered ones", () => {
+        const answered = (one: ModelEvaluation): ModelEvaluation => ({ ...one, cases: one.cases.slice(0, 1) });
+        const [base, tuned] = [
+            answered(model(rows(1000, () => 2))),
+            answered(
+                model(
+                    rows(1000, () => 1),
+                    30,
+                ),
+            ),
+        ];
+        const verdict = judge(gate({ metric: "rougeL" }), { base, tuned, incumbent: undefined });
+        expect(verdict.conditions[0]).toMatchObject({ held: true, certainty: 1 });
+        expect(verdict.warnings).toEqual([
+            {
+                text: "rougeL is of 1 answered row, fewer than 30: the verdict may be chance",
+                ...{ kind: "fewRows", rows: 1, least: 30, metric: "rougeL" },
+            },
+        ]);
+        expect(judge(gate({}), { base, tuned, incumbent: undefined }).warnings).toEqual([]);
+        const first = judge(gate({ metric: "rougeL", against: "incumbent" }), { base, tuned, incumbent: undefined });
+        expect(first.warnings).toEqual(verdict.warnings);
+    });
+
     test("an override accepts what fails, with its reason; one that was not needed is warned of", () => {
         const override = { reason: "the data set is another one" };
         const failing = { base: model([1]), tuned: model([2]), incumbent: undefined };
