@@ -71,9 +71,23 @@ export function text(what = "a text") {
 
 /** An address to which a secret may go. */
 export function address(example: string) {
-    return text(`an address such as ${example}`).refine(isSafe, {
-        error: ({ input }) => `expected an address with https, or one of this machine, got ${JSON.stringify(input)}`,
-    });
+    return text(`an address such as ${example}`)
+        .refine((given) => !holdsUser(given), { error: NO_USER, abort: true })
+        .refine(isSafe, {
+            error: ({ input }) =>
+                `expected an address with https, or one of this machine, got ${JSON.stringify(input)}`,
+        });
+}
+
+/** What is said of an address that holds a password: not the address. */
+export const NO_USER =
+    "expected an address without a user's name and password in it: it goes in clear into state, manifest and messages";
+
+/** Whether an address has a part such as `user:password@`, also one that is no address otherwise. */
+export function holdsUser(given: string): boolean {
+    if (!URL.canParse(given)) return /\/\/[^/]*@/.test(given);
+    const { username, password } = new URL(given);
+    return username !== "" || password !== "";
 }
 
 /** Whether nobody on the way can read along: https, or this machine. */

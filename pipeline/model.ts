@@ -3,7 +3,7 @@ import * as path from "node:path";
 import { z } from "zod";
 import { resolveHubCommit } from "../datasets/sources/source";
 import { targetSchema } from "../infra/target";
-import { flag, group, integer, jsonObject, text, unknownKey } from "./fields";
+import { flag, group, holdsUser, integer, jsonObject, NO_USER, text, unknownKey } from "./fields";
 import { digestOfFiles, fileDigest, isObject, same, type FileEntry, type JsonObject } from "./identity";
 import { llamafactoryRun, modelPackages, versions } from "./llamafactory/job";
 import { metric, type Stage } from "./stage";
@@ -11,7 +11,9 @@ import { UserError } from "./user-error";
 
 const hubOptions = {
     revision: text("a branch, a tag or a commit").default("main"),
-    endpoint: text("an address").optional(),
+    endpoint: text("an address")
+        .refine((given) => !holdsUser(given), NO_USER)
+        .optional(),
 };
 
 const sources = {

@@ -1,3 +1,4 @@
+import { holdsUser, NO_USER } from "../../pipeline/fields";
 import { secretOf } from "../../pipeline/secrets";
 import { UserError } from "../../pipeline/user-error";
 import type { ResolvedFile } from "./download";
@@ -12,7 +13,9 @@ export interface HubRepository {
 
 /** Where Hugging Face is: a mirror that is named for it, else the one in the environment, else its own address. */
 export function hubAddress(endpoint: string | undefined): string {
-    return (endpoint ?? process.env["HF_ENDPOINT"] ?? "https://huggingface.co").replace(/\/+$/, "");
+    const given = endpoint ?? process.env["HF_ENDPOINT"] ?? "https://huggingface.co";
+    if (holdsUser(given)) throw new UserError(`HF_ENDPOINT: ${NO_USER}`);
+    return given.replace(/\/+$/, "");
 }
 
 /** The request for a part of a repository's API or one of its files. The token goes to the endpoint only, never into a message. */

@@ -1,6 +1,6 @@
 import path from "node:path";
 import { z } from "zod";
-import { group } from "../../pipeline/fields";
+import { group, holdsUser, NO_USER } from "../../pipeline/fields";
 import { UserError } from "../../pipeline/user-error";
 import { download, type Progress, type ResolvedFile } from "./download";
 import { huggingFaceCommit, huggingFaceDownload, huggingFaceFiles, type HubRepository } from "./huggingface";
@@ -12,7 +12,9 @@ export type { Progress, ResolvedFile } from "./download";
 const commitPattern = /^[0-9a-f]{40}$/;
 
 const repo = z.string().regex(/^[\w.-]+\/[\w.-]+$/, "expected owner/name");
-const httpUrl = z.url({ protocol: /^https?$/, error: "expected a URL that begins with https:// or http://" });
+const httpUrl = z
+    .url({ protocol: /^https?$/, error: "expected a URL that begins with https:// or http://", abort: true })
+    .refine((given) => !holdsUser(given), NO_USER);
 const files = z
     .array(
         z

@@ -274,6 +274,26 @@ describe("a secret", () => {
     });
 });
 
+test("an address with a password in it is refused wherever one is given, and is not repeated", () => {
+    const endpoint = "https://user:canary@mirror.example";
+    const words =
+        "expected an address without a user's name and password in it: it goes in clear into state, manifest and messages";
+    const hub = { huggingface: "someone/cold", endpoint };
+    for (const [more, path] of [
+        [{ model: { source: hub, template: "smollm2" } }, "model.source.endpoint"],
+        [{ dataset: { ...parts.dataset, source: { ...hub, files: ["a.json"] } } }, "dataset.source.endpoint"],
+        [
+            { dataset: { ...parts.dataset, source: { url: `${endpoint}/a.json`, sha256: "0".repeat(64) } } },
+            "dataset.source.url",
+        ],
+        [{ evaluation: { judge: { endpoint, model: "grader" } } }, "evaluation.judge.endpoint"],
+        [{ push: { huggingface: { repository: "someone/cold", endpoint } } }, "push.huggingface.endpoint"],
+        [{ push: { s3: { bucket: "models", endpoint } } }, "push.s3.endpoint"],
+    ] as const) {
+        expect(() => read(more)).toThrow(new UserError(`the configuration has a problem:\n  retune:${path}: ${words}`));
+    }
+});
+
 test("the repository, bucket or folder of a push that cannot be is said before anything starts", () => {
     const s3 = { bucket: "models" };
     const wanted =

@@ -1,6 +1,7 @@
 import { describe, expect, test } from "vitest";
 import { type z } from "zod";
 import {
+    address,
     digest,
     flag,
     group,
@@ -85,6 +86,34 @@ test("a text is not made of a number, whose digits may be lost by then", () => {
     ]);
     expect(read(text("a revision"), "")).toEqual(['x: expected a revision, got ""']);
     expect(read(text("a revision"), undefined)).toEqual(["x: missing: expected a revision"]);
+});
+
+describe("an address", () => {
+    test.each([["https://judge.example/v1?of=a@b"], ["http://127.0.0.1:8000"], ["http://localhost/@me"]])(
+        "may be %s",
+        (given) => {
+            expect(read(address("https://api.example.com"), given)).toBe(given);
+        },
+    );
+
+    test("is safe from others on the way", () => {
+        expect(read(address("https://api.example.com"), "http://judge.example")).toEqual([
+            'x: expected an address with https, or one of this machine, got "http://judge.example"',
+        ]);
+    });
+
+    test.each([
+        ["https://user:canary@judge.example/v1"],
+        ["https://canary@judge.example/v1"],
+        ["https://:canary@judge.example/v1"],
+        ["https:user:canary@judge.example"],
+        ["http://user:canary@judge.example/v1"],
+        ["https://user:canary@"],
+    ])("with a user in it is refused and not repeated: %s", (given) => {
+        expect(read(address("https://api.example.com"), given)).toEqual([
+            "x: expected an address without a user's name and password in it: it goes in clear into state, manifest and messages",
+        ]);
+    });
 });
 
 test("one of several words; the nearest is named", () => {

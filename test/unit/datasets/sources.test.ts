@@ -153,6 +153,11 @@ describe("Hugging Face", () => {
         expect(await resolveHubCommit({ ...model, revision: "main" })).toBe(commit);
         expect(await resolveHubCommit({ ...model, revision: "f".repeat(40) })).toBe("f".repeat(40));
         expect(seen).toEqual(["GET /api/models/Qwen/Qwen3-0.6B/revision/main"]);
+        vi.stubEnv("HF_ENDPOINT", endpoint.replace("//", "//user:canary@"));
+        await expect(resolveHubCommit({ ...model, revision: "main" })).rejects.toThrow(
+            "HF_ENDPOINT: expected an address without a user's name and password in it: it goes in clear into state, manifest and messages",
+        );
+        expect(seen).toHaveLength(1);
     });
 
     test("without the file is told so", async () => {
