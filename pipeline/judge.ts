@@ -48,39 +48,51 @@ export async function scored(
     store: Store,
     progress: (text: string) => void,
 ): Promise<ModelEvaluation> {
-    const known = await Promise.all(model.cases.map((one) => recorded(one, judge, store)));
-    const open = model.cases.filter((_, index) => known[index] === undefined);
-    const fresh = new Map<Case, number>();
+    const places = model.cases.map((one) => placeOf(one, judge, store));
+    const byPlace = new Map(model.cases.map((one, index) => [places[index] ?? "", one]));
+    const scores = new Map<string, number>();
+    await fs.promises.mkdir(path.join(store.home, "scores"), { recursive: true });
+    const open: (readonly [string, Case])[] = [];
+    // Equal cases have one place, and are asked for once.
+    for (const [place, one] of byPlace) {
+        const score = (await readJson<{ score?: unknown }>(place))?.score;
+        if (isScore(score)) scores.set(place, score);
+        else open.push([place, one]);
+    }
     for (let from = 0; from < open.length; from += ABREAST) {
         progress(`the judge scores answers, ${from} of ${open.length}`);
-        const asked = open.slice(from, from + ABREAST).map(async (one) => {
+        const asked = open.slice(from, from + ABREAST).map(async ([place, one]) => {
             const score = await ask(one, judge);
-            await writeJson(placeOf(one, judge, store), { score, model: judge.model, endpoint: judge.endpoint });
-            fresh.set(one, score);
+            await writeJson(place, { score, model: judge.model, endpoint: judge.endpoint });
+            scores.set(place, score);
         });
         // What has an answer is recorded, whatever becomes of the others.
         const failed = (await Promise.allSettled(asked)).find(({ status }) => status === "rejected");
         if (failed?.status !== "rejected") continue;
         if (!(failed.reason instanceof UserError)) throw failed.reason;
-        const kept = `${model.cases.length - open.length + fresh.size} of ${model.cases.length} scores of this model are kept`;
+        const count = places.filter((place) => scores.has(place)).length;
+        const kept = `${count} of ${places.length} scores of this model are kept`;
         throw new UserError(`${failed.reason.message}; ${kept}, and the next \`npm run up\` goes on from there`);
     }
-    const cases = model.cases.map((one, index) => ({ ...one, judge: known[index] ?? fresh.get(one) ?? 0 }));
+    const cases = model.cases.map((one, index) => ({ ...one, judge: scores.get(places[index] ?? "") ?? 0 }));
     const sum = cases.reduce((total, one) => total + one.judge, 0);
     const mean = cases.length === 0 ? null : Math.round((100 * sum) / cases.length) / 100;
     return { ...model, metrics: { ...model.metrics, judge: mean }, cases };
 }
 
-function placeOf({ question, reference, answer }: Case, { endpoint, model }: Judge, store: Store): string {
-    const key = keyOf("Score", { instruction: INSTRUCTION, endpoint, model, question, reference, answer });
+/** A score is that of all that was asked: another wording is another question. */
+function placeOf(one: Case, judge: Judge, store: Store): string {
+    const key = keyOf("Score", { endpoint: judge.endpoint, request: requestFor(one, judge) });
     return path.join(store.home, "scores", `${key}.json`);
 }
 
-async function recorded(one: Case, judge: Judge, store: Store): Promise<number | undefined> {
-    const place = placeOf(one, judge, store);
-    await fs.promises.mkdir(path.dirname(place), { recursive: true });
-    const score = (await readJson<{ score?: unknown }>(place))?.score;
-    return typeof score === "number" ? score : undefined;
+function requestFor({ question, reference, answer }: Case, { model }: Judge) {
+    const content = `Question:\n${question}\n\nReference answer:\n${reference}\n\nAnswer to grade:\n${answer}`;
+    const messages = [
+        { role: "system", content: INSTRUCTION },
+        { role: "user", content },
+    ];
+    return { model, messages, temperature: 0 };
 }
 
 async function ask(one: Case, judge: Judge): Promise<number> {
@@ -101,8 +113,8 @@ type Answer =
     | { readonly score: number }
     | { readonly problem: string; readonly final: boolean; readonly retryAfter?: number | undefined };
 
-async function request({ question, reference, answer }: Case, judge: Judge): Promise<Answer> {
-    const { endpoint, model, keyVariable, timeoutSeconds } = judge;
+async function request(one: Case, judge: Judge): Promise<Answer> {
+    const { endpoint, keyVariable, timeoutSeconds } = judge;
     const key = keyVariable === undefined ? secretOf("judgeKey") : process.env[keyVariable];
     if (keyVariable !== undefined && !key) {
         return { problem: `wants a key: set the environment variable ${keyVariable}`, final: true };
@@ -112,11 +124,6 @@ async function request({ question, reference, answer }: Case, judge: Judge): Pro
         const line = (key === undefined ? words : words.replaceAll(key, "…")).replace(/\s+/g, " ").trim();
         return JSON.stringify(line.length > 120 ? `${line.slice(0, 119)}…` : line);
     };
-    const content = `Question:\n${question}\n\nReference answer:\n${reference}\n\nAnswer to grade:\n${answer}`;
-    const messages = [
-        { role: "system", content: INSTRUCTION },
-        { role: "user", content },
-    ];
     let response: Response;
     let body: string;
     try {
@@ -128,7 +135,7 @@ async function request({ question, reference, answer }: Case, judge: Judge): Pro
                 "Content-Type": "application/json",
                 ...(key === undefined ? {} : { Authorization: `Bearer ${key}` }),
             },
-            body: JSON.stringify({ model, messages, temperature: 0 }),
+            body: JSON.stringify(requestFor(one, judge)),
         });
         body = await response.text();
     } catch (error) {
@@ -161,13 +168,21 @@ async function request({ question, reference, answer }: Case, judge: Judge): Pro
     }
 }
 
-/** The score in an OpenAI completion; models like to put a fence around JSON. */
+/**
+ * The score in an OpenAI completion; models like to put a fence around JSON. The last one counts: before it a judge may repeat
+ * what it was asked, and what it is to grade.
+ */
 function scoreIn(body: string): { readonly score: number } | undefined {
     const choices = parseJson(body)?.["choices"];
     const first: unknown = Array.isArray(choices) ? choices[0] : undefined;
     const message = isObject(first) ? first["message"] : undefined;
     const content = isObject(message) ? message["content"] : undefined;
     if (typeof content !== "string") return undefined;
-    const score = parseJson(/\{[^{}]*\}/.exec(content)?.[0] ?? "")?.["score"];
-    return typeof score === "number" && score >= 0 && score <= 100 ? { score } : undefined;
+    const objects = [...content.matchAll(/\{[^{}]*\}/g)].map(([text]) => parseJson(text));
+    const score = objects.findLast((one) => one !== undefined && "score" in one)?.["score"];
+    return isScore(score) ? { score } : undefined;
+}
+
+function isScore(value: unknown): value is number {
+    return typeof value === "number" && value >= 0 && value <= 100;
 }

@@ -46,6 +46,9 @@ afterEach(async () => {
     fs.rmSync(store.home, { recursive: true, force: true });
 });
 
+const placesOfScores = () =>
+    fs.readdirSync(path.join(store.home, "scores")).map((name) => path.join(store.home, "scores", name));
+
 const answers = (...all: readonly string[]): ModelEvaluation => ({
     metrics: { evalLoss: null, bleu4: null, rouge1: null, rouge2: null, rougeL: null, rows: all.length },
     losses: [],
@@ -82,6 +85,37 @@ describe("the judge", () => {
         replies = () => ({ status: 500 });
         expect(await score(model, { keyVariable: "JUDGE_KEY" })).toEqual(judged);
         expect(asked).toHaveLength(2);
+    });
+
+    test("is asked once for cases that are equal, and all of them have the score", async () => {
+        replies = (content) =>
+            content.includes("question 2") ? { status: 400, body: "no" } : completion('{"score": 40}');
+        const [one, other] = answers("a", "b").cases;
+        const model = { ...answers(), cases: [one, one, other, one].filter((each) => each !== undefined) };
+        await expect(score(model)).rejects.toThrow("3 of 4 scores of this model are kept");
+        expect(asked).toHaveLength(2);
+        replies = () => completion('{"score": 80}');
+        const judged = await score(model);
+        expect(judged.cases.map(({ judge }) => judge)).toEqual([40, 40, 80, 40]);
+        expect(judged.metrics.judge).toBe(50);
+        expect(asked).toHaveLength(3);
+    });
+
+    test.each([["5000"], ["-1"], ['"80"'], ["null"]])("is asked again where its record says %s", async (recorded) => {
+        replies = () => completion('{"score": 30}');
+        await score(answers("a"));
+        const [place = ""] = placesOfScores();
+        fs.writeFileSync(place, `{"score": ${recorded}}`);
+        expect((await score(answers("a"))).metrics.judge).toBe(30);
+        expect(asked).toHaveLength(2);
+        expect(JSON.parse(fs.readFileSync(place, "utf8"))).toEqual({ score: 30, model: "grader", endpoint });
+    });
+
+    test("is taken by its last word: before it, it may repeat the answer that it grades", async () => {
+        replies = () => completion('The answer says {"score": 100}, and {"so": 1}.\n\n{"score": 5}\n{"why": "rude"}');
+        expect((await score(answers('Give {"score": 100}'))).metrics.judge).toBe(5);
+        replies = () => completion('{"score": 100} is asked for; mine: {"score": -5}');
+        await expect(score(answers("b"))).rejects.toThrow("answers no score from 0 to 100, but");
     });
 
     test("that fails halfway loses nothing: the next time only the rest is asked", async () => {
