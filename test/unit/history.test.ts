@@ -36,6 +36,36 @@ function run(home: string, ...args: string[]) {
     return { status, stdout, stderr };
 }
 
+test.skipIf(chromium === undefined)(
+    "an index with every decision, long names and numbers fits a phone",
+    { timeout: 60_000 },
+    async () => {
+        const home = newHome();
+        const reasons = ['gate.conditions [] → [{"metric":"evalLoss","against":0.001}]', "x".repeat(300)];
+        for (const decision of ["accepted", "refused", "ungated", "overridden"] as const) {
+            const metrics = { ...data.tuned.metrics, evalLoss: 11.9317, rougeL: 100, bleu4: 100 };
+            const stages = data.stages.map((one) => ({ ...one, reasons }));
+            const verdict = { ...data.verdict, decision };
+            const one = { ...data, verdict, stages, tuned: { ...data.tuned, metrics } };
+            await keepGeneration(home, one, "");
+        }
+        const browser = new Browser(chromium ?? "");
+        try {
+            const index = path.join(home, "history", "dev", "index.html");
+            for (const width of [320, 390]) {
+                const opened = await browser.open(index, { width, scheme: "dark" });
+                expect(opened).toEqual({ complaints: [], requests: [], findings: [], overflow: 0 });
+            }
+            const cells = await browser.evaluate<number[]>(
+                "[...document.querySelectorAll('tbody time, tbody .badge')].map((one) => one.getClientRects().length)",
+            );
+            expect(cells).toEqual(Array(8).fill(1));
+        } finally {
+            await browser.close();
+        }
+    },
+);
+
 describe("three generations, one of them refused", () => {
     const home = newHome();
 
