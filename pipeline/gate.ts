@@ -406,6 +406,14 @@ const commonFields = {
     override: group({ reason: text("why a model is accepted that fails") }, "{ reason: … }").optional(),
 };
 
+const FIXED_REGRESSION = "has a fixed number and a maxRegression: put the number where it is to be";
+
+/** What a fixed number is never compared with. */
+function impossible(metric: Metric, against: number): string[] {
+    if (against < 0) return [`expected a number from 0, got ${against}`];
+    return metric !== "evalLoss" && against > 100 ? [`${metric} is in percent: it is never ${against}`] : [];
+}
+
 const conditionField = group({
     metric: metricField.optional(),
     against: againstField.optional(),
@@ -432,12 +440,8 @@ const conditionField = group({
     if (metric === undefined) refuse(`names neither a metric (${METRICS.join(", ")}) nor a prompt`);
     else if (against === undefined) refuse("missing: against, which is base, incumbent or a number");
     if (typeof against === "number") {
-        if (maxRegression !== undefined && maxRegression > 0)
-            refuse("has a fixed number and a maxRegression: put the number where it is to be");
-        if (against < 0) refuse(`expected a number from 0, got ${against}`);
-        if (metric !== undefined && metric !== "evalLoss" && against > 100) {
-            refuse(`${metric} is in percent: it is never ${against}`);
-        }
+        if (maxRegression !== undefined && maxRegression > 0) refuse(FIXED_REGRESSION);
+        if (metric !== undefined) impossible(metric, against).forEach(refuse);
     }
     return { metric: metric ?? "evalLoss", against: against ?? "base", maxRegression: maxRegression ?? 0 };
 });
@@ -454,7 +458,12 @@ const shortGate = group({
         )
         .default([...OPPONENTS]),
     maxRegression: regressionField.optional(),
-}).transform(({ metric, against, maxRegression, ...common }) => {
+}).transform(({ metric, against, maxRegression, ...common }, context) => {
+    const numbers = against.filter((one) => typeof one === "number");
+    const flaws = numbers.flatMap((one) => impossible(metric, one));
+    // With base or incumbent in the list, it is of them.
+    if (numbers.length === against.length && (maxRegression ?? 0) > 0) flaws.push(FIXED_REGRESSION);
+    for (const message of flaws) context.addIssue({ code: "custom", message });
     const conditions = against.map((one) => ({
         ...{ metric, against: one, maxRegression: typeof one === "number" ? 0 : (maxRegression ?? 0) },
     }));

@@ -357,6 +357,10 @@ describe("its settings", () => {
         });
         const fixed = gate({ against: ["base", 2.5] });
         expect(fixed.conditions).toEqual(against("base", 2.5));
+        expect(gate({ against: ["base", 2.5], maxRegression: 0.5 }).conditions).toEqual([
+            { metric: "evalLoss", against: "base", maxRegression: 0.5 },
+            ...against(2.5),
+        ]);
         expect(gate(fixed)).toEqual(fixed); // the stage reads again what the configuration has read
     });
 
@@ -385,6 +389,13 @@ describe("its settings", () => {
         [
             { conditions: [{ metric: "rougeL", against: 120 }] },
             "gate.conditions[0]: rougeL is in percent: it is never 120",
+        ],
+        [{ metric: "rouge1", against: 150 }, "gate: rouge1 is in percent: it is never 150"],
+        [{ metric: "rougeL", against: -5 }, "gate: expected a number from 0, got -5"],
+        [{ against: ["base", -1] }, "gate: expected a number from 0, got -1"],
+        [
+            { against: 2, maxRegression: 0.5 },
+            "gate: has a fixed number and a maxRegression: put the number where it is to be",
         ],
         [
             { conditions: [{ metric: "evalLoss", against: 2, maxRegression: 1 }] },
