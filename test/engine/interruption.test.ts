@@ -230,7 +230,9 @@ describe("a training outlives whoever started it", () => {
                 actions: all("ran", { dataset: "unchanged", model: "unchanged" }),
             });
             const events = fs.readFileSync(path.join(rig.home, "runs", run, "events.jsonl"), "utf8");
-            expect(events).toMatch(/"resumed from the checkpoint at step \d+; nothing is lost", "lostSteps": 0/);
+            expect(events).toMatch(
+                /"resumed from the checkpoint at step \d+; nothing is lost", "resumedFrom": \d+, "lostSteps": 0/,
+            );
             expect(training()).toMatchObject({ key: run, state: "succeeded", attempt: 2 });
             expect(stage("training").facts).toMatchObject({ steps: STEPS });
 

@@ -255,9 +255,8 @@ describe("a pipeline over its life", () => {
             const before = keys();
             const { code, actions } = await rig.json("up");
             expect({ code, actions }).toEqual({ code: 0, actions: all("ran", { model: "unchanged" }) });
-            expect(kindsSince(before)).toEqual([
-                ...["Answers", "Baseline", "Dataset", "Evaluation", "Export", "Report", "Training"],
-            ]);
+            // The rows that are held out are the same: the base model is not asked again.
+            expect(kindsSince(before)).toEqual(["Dataset", "Evaluation", "Export", "Report", "Training"]);
             rig.configure();
             expect((await rig.json("up")).actions).toEqual(all("cached", { model: "unchanged" }));
         });
