@@ -1093,6 +1093,14 @@ def serve(home: Path, payload: dict) -> dict:
         before = service(home, port)
         if before["state"] == "up" and before["owner"] != owner:
             raise SystemExit(f"port {port} is that of {before['owner']}: set service.port")
+        if before["state"] == "up":
+            active = before["active"]
+            front_answers = asked(port, "") == 401  # the front alone says this: that is not its key
+            before = service(home, port, ask=front_answers)
+            # Another model comes up beside one that is silent; the same one has to take its place.
+            if not front_answers or (active == key and before["reason"] is not None):
+                end_front(read_json(folder / "state.json") or {}, patience=20 if front_answers else 0)
+                before = service(home, port)
         wanted = read_json(folder / "wanted.json") or {}
         if before["state"] == "up" and key in (before["active"], before["starting"]):
             return {**before, "attempt": wanted.get("attempt"), "started": False}
@@ -1160,20 +1168,34 @@ def service(home: Path, port: int, ask: bool = False) -> dict:
     active, starting = state.get("active") or {}, state.get("starting") or {}
     keys = {"active": active.get("key"), "starting": starting.get("key"), "phase": starting.get("phase")}
     answer |= {"state": "up", "owner": state["owner"], **keys, "reason": None, "attempt": active.get("attempt")}
-    if ask and active and not answers(folder, port):
+    if ask and active and asked(port, (folder / "key").read_text("utf-8").strip()) != 200:
         answer |= {"active": None, "reason": "it does not answer"}
     return answer
 
 
-def answers(folder: Path, port: int) -> bool:
+def asked(port: int, key: str):
+    """The HTTP status of a service's answer to a simple question; None where there is no answer within 10 seconds."""
     import http.client  # slow, and of use here only
 
-    headers = {"Authorization": f"Bearer {(folder / 'key').read_text('utf-8').strip()}"}
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     with contextlib.suppress(OSError, http.client.HTTPException), contextlib.closing(connection):
-        connection.request("GET", "/v1/models", headers=headers)
-        return connection.getresponse().status == 200
-    return False
+        connection.request("GET", "/v1/models", headers={"Authorization": f"Bearer {key}"})
+        return connection.getresponse().status
+    return None
+
+
+def end_front(state: dict, patience: float = 20) -> None:
+    """Ends a front, and its models with it; one that has not ended after so many seconds is killed."""
+    if why_lost(state) is not None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(state["pid"], signal.SIGTERM)
+    until = time.monotonic() + patience
+    while why_lost(state) is None:
+        if time.monotonic() > until:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(state["pid"], signal.SIGKILL)
+        time.sleep(0.05)
 
 
 def end_service(home: Path, port: int, owner: str) -> dict:
@@ -1186,14 +1208,7 @@ def end_service(home: Path, port: int, owner: str) -> dict:
         state = read_json(folder / "state.json") or {}
         if (state.get("owner") or owner) != owner:
             return service(home, port)
-        if why_lost(state) is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(state["pid"], signal.SIGTERM)
-            until = time.monotonic() + 20
-            while why_lost(state) is None:
-                if time.monotonic() > until:
-                    os.kill(state["pid"], signal.SIGKILL)
-                time.sleep(0.05)
+        end_front(state)
         shutil.rmtree(folder, ignore_errors=True)
     return {"state": "absent"}
 

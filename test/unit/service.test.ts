@@ -157,6 +157,21 @@ describe("the front of a service", () => {
         expect(read(path.join(place(), "key"))).toBe(key);
     });
 
+    test.each(["serve.py", "front.py"])(
+        "is brought up again by a start where its %s is alive, but silent",
+        async (program) => {
+            await up("one");
+            const before = processes(place());
+            for (const pid of processes(program)) process.kill(pid, "SIGSTOP");
+            const start = await serve({ says: "one" });
+            expect(start).toMatchObject({ attempt: 2, started: true });
+            expect(await settled(start, "one")).toMatchObject({ state: "up", active: "one", failed: null });
+            expect(await ask()).toMatchObject({ status: 200, said: "one" });
+            expect(processes(place()).filter((pid) => before.includes(pid))).toEqual([]);
+        },
+        40_000,
+    );
+
     test("serves on where its log cannot be written", async () => {
         fs.mkdirSync(place(), { recursive: true });
         fs.symlinkSync("/dev/full", path.join(place(), "log"));
