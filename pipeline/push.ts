@@ -68,8 +68,10 @@ export interface Seen {
 export interface Difference {
     /** Paths of the files that it lacks, or has with another content. */
     readonly send: readonly string[];
-    /** What it has besides. */
+    /** Paths of what was sent there before, and is not in the folder any more. */
     readonly remove: readonly string[];
+    /** What it has besides: somebody else's, which stays. */
+    readonly others: readonly string[];
 }
 
 /** Somewhere that keeps a copy of an exported model. */
@@ -86,29 +88,37 @@ export interface Place {
     change(folder: string, difference: Difference, seen: Seen | undefined): Promise<void>;
 }
 
-/** What a place lacks of a folder, and has besides, by digest. */
-export async function differenceOf(folder: string, files: readonly FileEntry[], there: Listing): Promise<Difference> {
+/** What a place lacks of a folder, by digest, and has besides; `sent` is what a stack has put there before. */
+export async function differenceOf(
+    folder: string,
+    files: readonly FileEntry[],
+    there: Listing,
+    sent: Listing,
+): Promise<Difference> {
     const send: string[] = [];
     for (const file of files) {
         const known = there[file.path];
         if (known === undefined || known !== (await digestLike(known, folder, file))) send.push(file.path);
     }
     const own = new Set(files.map((file) => file.path));
-    return { send, remove: Object.keys(there).filter((name) => !own.has(name)) };
+    const besides = Object.keys(there).filter((name) => !own.has(name));
+    return {
+        send,
+        remove: besides.filter((name) => sent[name] !== undefined),
+        others: besides.filter((name) => sent[name] === undefined),
+    };
 }
 
-/** What has become of a copy, in words; undefined where it is what it was. */
+/** What has become of a copy, in words; undefined where it is what it was, whatever others keep beside it. */
 export function driftOfCopy(was: Listing, seen: Seen | undefined, uri: string): string | undefined {
     if (seen === undefined) return `${uri} is gone`;
     const all = Object.keys(was);
     const lacks = all.filter((name) => seen.files[name] === undefined);
     if (all.length > 0 && lacks.length === all.length) return `${uri} has none of the ${all.length} files`;
     const altered = all.filter((name) => seen.files[name] !== undefined && seen.files[name] !== was[name]);
-    const others = Object.keys(seen.files).filter((name) => was[name] === undefined);
     const parts = [
         lacks.length > 0 ? `lacks ${named(lacks)}` : "",
         altered.length > 0 ? `has ${named(altered)} with another content` : "",
-        others.length > 0 ? `has besides ${named(others)}` : "",
         seen.amiss ?? "",
     ].filter((part) => part !== "");
     return parts.length === 0 ? undefined : `${uri} ${parts.join("; ")}`;

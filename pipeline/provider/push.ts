@@ -69,10 +69,12 @@ export class PushLifecycle implements ResourceLifecycle {
             const files = await listFiles(folder);
             this.log(urn, `comparing with ${place.uri}`, { ephemeral: true });
             const seen = await place.look();
-            const difference = await differenceOf(folder, files, seen?.files ?? {});
-            const { send, remove } = difference;
             const wasHere = oldInputs !== undefined && this.placeBefore(oldInputs)?.uri === place.uri;
-            if (!wasHere || olds?.["copy"] === undefined) refuseForeign(place, seen?.files ?? {}, remove);
+            const before = wasHere ? (olds?.["copy"] as Listing | undefined) : undefined;
+            const difference = await differenceOf(folder, files, seen?.files ?? {}, before ?? {});
+            const { send, remove, others } = difference;
+            if (before === undefined) refuseForeign(place, seen?.files ?? {}, others);
+            this.tellOthers(urn, others, place);
             const bytes = files.reduce((sum, { path, size }) => sum + (send.includes(path) ? size : 0), 0);
             const isSame = send.length + remove.length === 0 && seen !== undefined && seen.amiss === undefined;
             if (!isSame) {
@@ -80,19 +82,20 @@ export class PushLifecycle implements ResourceLifecycle {
                 await place.change(folder, difference, seen);
             }
             const now = isSame ? seen : await place.look();
-            const left = await differenceOf(folder, files, now?.files ?? {});
+            const left = await differenceOf(folder, files, now?.files ?? {}, {});
             if (now === undefined || left.send.length > 0) {
                 throw new UserError(
                     `${place.uri} took the files, but does not have ${named(left.send)} as they are here`,
                 );
             }
             this.leave(urn, oldInputs, place);
+            const copy = Object.fromEntries(files.map((file) => [file.path, now.files[file.path] ?? ""]));
             return {
                 key: keyOf("Push", plain(news)),
                 digest: model,
                 uri: place.uri,
                 facts: { files: files.length, sent: send.length, removed: remove.length, bytes },
-                copy: now.files as JsonObject,
+                copy,
                 ...(now.version === undefined ? {} : { version: now.version }),
                 seconds: Math.round((Date.now() - began) / 100) / 10,
                 finishedAt: new Date().toISOString(),
@@ -112,7 +115,11 @@ export class PushLifecycle implements ResourceLifecycle {
         const copy = outputs["copy"];
         if (place === undefined || copy === undefined) return outputs;
         try {
-            const drift = driftOfCopy(copy as Listing, await place.look(), place.uri);
+            const was = copy as Listing;
+            const seen = await place.look();
+            const others = Object.keys(seen?.files ?? {}).filter((name) => was[name] === undefined);
+            this.tellOthers(urn, others, place);
+            const drift = driftOfCopy(was, seen, place.uri);
             return drift === undefined ? rest : { ...rest, drift };
         } catch (error) {
             if (!(error instanceof UserError)) throw error;
@@ -125,6 +132,13 @@ export class PushLifecycle implements ResourceLifecycle {
     delete(urn: string, oldInputs: JsonObject): Promise<void> {
         this.leave(urn, oldInputs, undefined);
         return Promise.resolve();
+    }
+
+    /** Says of files beside the copy, which are somebody else's, that they stay. */
+    private tellOthers(urn: string, others: readonly string[], { uri }: Place): void {
+        if (others.length === 0) return;
+        const words = `${uri} has besides ${named(others)}, which this stack has not put there: left alone`;
+        this.log(urn, words, { ephemeral: false, warning: true });
     }
 
     /** Says of a copy that is no longer the stack's that it stays. */

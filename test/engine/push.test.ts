@@ -102,25 +102,31 @@ describe("a push to Hugging Face", () => {
         expect(hub.requests).toEqual([]);
     });
 
-    test("what lacks, is altered, is there besides or public is drift, and only that is repaired", async () => {
+    test("what lacks, is altered or public is drift, and only that is repaired; what is there besides stays", async () => {
         const copy = repository();
         copy?.files.delete("config.json");
         copy?.files.set("tokenizer.json", Buffer.from("{}"));
         copy?.files.set("notes.txt", Buffer.from("somebody's"));
         Object.assign(copy ?? {}, { private: false });
         hub.uploads.length = 0;
-        expect(pushOf((await rig.json("refresh")).answer, "huggingface")?.action).toBe("drifted");
+        const besides = `warning: ${hub.address}/someone/cold has besides notes.txt, which this stack has not put there: left alone\n`;
+        const refreshed = await rig.json("refresh");
+        expect(pushOf(refreshed.answer, "huggingface")?.action).toBe("drifted");
+        expect(refreshed.stderr).toContain(besides);
         const state = rig.state().resources?.find(({ urn }) => urn.endsWith("::huggingface"));
         expect(state?.outputs?.["drift"]).toBe(
-            `${hub.address}/someone/cold lacks config.json; has tokenizer.json with another content; has besides notes.txt; is public`,
+            `${hub.address}/someone/cold lacks config.json; has tokenizer.json with another content; is public`,
         );
-        const { code, answer } = await rig.json("up");
+        const { code, answer, stderr } = await rig.json("up");
         expect(code).toBe(0);
-        expect(pushOf(answer, "huggingface")?.facts).toMatchObject({ sent: 2, removed: 1 });
-        expect(copy?.commits.at(-1)).toEqual({ files: ["config.json", "tokenizer.json"], removed: ["notes.txt"] });
-        expect({ there: there(), private: copy?.private, uploads: hub.uploads }).toEqual({
-            ...{ there: pushed, private: true, uploads: [] },
+        expect(stderr).toContain(besides);
+        expect(pushOf(answer, "huggingface")?.facts).toMatchObject({ sent: 2, removed: 0 });
+        expect(copy?.commits.at(-1)).toEqual({ files: ["config.json", "tokenizer.json"], removed: [] });
+        expect({ notes: there().get("notes.txt")?.toString(), private: copy?.private, uploads: hub.uploads }).toEqual({
+            ...{ notes: "somebody's", private: true, uploads: [] },
         });
+        copy?.files.delete("notes.txt");
+        expect(there()).toEqual(pushed);
         expect(pushOf((await rig.json("refresh")).answer, "huggingface")?.action).toBe("unchanged");
     });
 
@@ -313,7 +319,7 @@ describe.skipIf(!rclone)("a push to S3", () => {
         expect((await rig.json("up")).answer.stages.map(({ action }) => action)).toEqual(Array(7).fill("unchanged"));
     });
 
-    test("what lacks, is altered or is there besides is drift, and only that is repaired", async () => {
+    test("what lacks or is altered is drift, and only that is repaired; what is there besides stays", async () => {
         const before = listed();
         ask("deletefile", "mirror:models/here/cold/config.json");
         ask("copyto", rig.write("other", "{}"), "mirror:models/here/cold/tokenizer.json");
@@ -321,9 +327,13 @@ describe.skipIf(!rclone)("a push to S3", () => {
         ask("copyto", rig.write("other", "{}"), "mirror:models/elsewhere.txt");
         expect(pushOf((await rig.json("refresh")).answer, "s3")?.action).toBe("drifted");
         const { code, answer } = await rig.json("up");
-        expect({ code, facts: pushOf(answer, "s3")?.facts }).toMatchObject({ code: 0, facts: { sent: 2, removed: 1 } });
-        expect(listed()).toEqual(["elsewhere.txt", ...before].sort());
-        expect(pushOf((await rig.json("refresh")).answer, "s3")?.action).toBe("unchanged");
+        expect({ code, facts: pushOf(answer, "s3")?.facts }).toMatchObject({ code: 0, facts: { sent: 2, removed: 0 } });
+        expect(listed()).toEqual(["elsewhere.txt", "here/cold/notes.txt", ...before].sort());
+        const { answer: now, stderr } = await rig.json("refresh");
+        expect(pushOf(now, "s3")?.action).toBe("unchanged");
+        expect(stderr).toContain(
+            `warning: ${endpoint}/models/here/cold has besides notes.txt, which this stack has not put there: left alone\n`,
+        );
     });
 
     test("of a new export only the files that differ are sent, what tells that it is whole last", async () => {
