@@ -77,6 +77,13 @@ export interface WorseCase {
 export type Warning = { readonly text: string } & (
     | { readonly kind: "fewRows"; readonly rows: number; readonly least: number; readonly metric?: Metric }
     | { readonly kind: "chance"; readonly condition: number; readonly certainty: number }
+    | {
+          readonly kind: "leftOut";
+          readonly metric: Metric;
+          readonly against: "base" | "incumbent";
+          readonly rows: number;
+          readonly of: number;
+      }
     | { readonly kind: "empty"; readonly answers: number; readonly of: number }
     | { readonly kind: "needlessOverride" }
 );
@@ -119,7 +126,7 @@ export function judge(
         const compared = compare(condition, models);
         conditions.push(compared.outcome);
         worse.push(...compared.worse);
-        measured.push({ metric: condition.metric, rows: compared.rows });
+        measured.push({ ...condition, rows: compared.rows, leftOut: compared.leftOut });
     }
     conditions.push(...somethingSaid(tuned));
     const refused = conditions.some(({ held }) => !held);
@@ -148,9 +155,10 @@ function rowsOf(model: ModelEvaluation, metric: Metric): readonly Row[] {
 }
 
 /** Over how many held-out rows a condition was decided: of a score, over no more than were answered. */
-interface Measured {
-    readonly metric: Metric;
+interface Measured extends Pick<MetricCondition, "metric" | "against"> {
     readonly rows: number;
+    /** Rows in which one model has a value and the other has none. */
+    readonly leftOut: number;
 }
 
 interface Means {
@@ -167,7 +175,10 @@ interface Pair extends Means {
 function compare(
     { metric, against, maxRegression }: MetricCondition,
     models: Parameters<typeof judge>[1],
-): { readonly outcome: ConditionOutcome; readonly worse: readonly WorseCase[]; readonly rows: number } {
+): Pick<Measured, "rows" | "leftOut"> & {
+    readonly outcome: ConditionOutcome;
+    readonly worse: readonly WorseCase[];
+} {
     const rows = rowsOf(models.tuned, metric);
     const fixed = typeof against === "number";
     const about = { against: fixed ? "threshold" : against, metric } as const;
@@ -177,7 +188,7 @@ function compare(
         const tuned = mean(own)?.tuned ?? null;
         const words = `${metric} ${shown(metric, tuned)}: there is no incumbent yet`;
         const outcome = { text: words, finding: { kind: "first" }, held: true, ...about, tuned, other: null } as const;
-        return { outcome, worse: [], rows: own.length };
+        return { outcome, worse: [], rows: own.length, leftOut: 0 };
     }
     const others = other === undefined ? undefined : rowsOf(other, metric);
     if (others !== undefined && others.length !== rows.length) {
@@ -198,7 +209,8 @@ function compare(
                       finding: { kind: "unmeasured" },
                   } as const);
         const values = { tuned: null, other: means?.other ?? null };
-        return { outcome: { ...said, held: false, ...about, ...values }, worse: [], rows: pairs.length };
+        const outcome = { ...said, held: false, ...about, ...values };
+        return { outcome, worse: [], rows: pairs.length, leftOut: 0 };
     }
     const better = BETTER[metric];
     const allowed = fixed ? 0 : maxRegression;
@@ -220,7 +232,8 @@ function compare(
         difference: { low: at((1 - CONFIDENCE) / 2), high: at((1 + CONFIDENCE) / 2), confidence: CONFIDENCE },
         certainty: samples.filter((one) => holds(one) === held).length / samples.length,
     };
-    return { outcome, worse, rows: pairs.length };
+    const leftOut = others?.filter((one, index) => (one.value === null) !== (rows[index]?.value === null)).length ?? 0;
+    return { outcome, worse, rows: pairs.length, leftOut };
 }
 
 /** Both values, what lies between them, and what may: of a loss, less is better. */
@@ -329,6 +342,13 @@ function warnings(
         if (metric === "evalLoss") all.push({ text: `${rows} held-out rows are ${what}`, ...few });
         else
             all.push({ text: `${metric} is of ${rows} answered row${rows === 1 ? "" : "s"}, ${what}`, ...few, metric });
+    }
+    for (const { metric, against, leftOut } of measured) {
+        if (typeof against === "number" || leftOut === 0) continue;
+        const of = (metric === "evalLoss" ? tuned.losses : tuned.cases).length;
+        const left = `${metric} against the ${against === "base" ? "base model" : against} leaves out ${leftOut} of ${of} rows`;
+        const words = `${left}: only one of the two models has a number there`;
+        all.push({ text: words, kind: "leftOut", metric, against, rows: leftOut, of });
     }
     for (const [condition, { text: words, held, certainty }] of conditions.entries()) {
         if (!held || certainty === undefined || certainty >= CONFIDENCE) continue;

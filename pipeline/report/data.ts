@@ -80,6 +80,14 @@ const warning = z.discriminatedUnion("kind", [
         metric: metric.optional().describe("of the answers; none: of the loss"),
     }),
     z.object({ kind: z.literal("chance"), ...english, condition: count, certainty: z.number() }),
+    z.object({
+        kind: z.literal("leftOut"),
+        ...english,
+        metric,
+        against: z.enum(["base", "incumbent"]),
+        rows: count,
+        of: count,
+    }),
     z.object({ kind: z.literal("empty"), ...english, answers: count, of: count }),
     z.object({ kind: z.literal("needlessOverride"), ...english }),
 ]);

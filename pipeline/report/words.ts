@@ -432,6 +432,10 @@ const chinese: Words = {
                 const sure = `可能是偶然（置信度 ${Math.round(one.certainty * 100)}%）`;
                 return condition === undefined ? sure : `${sure}：${chinese.condition(condition)}`;
             }
+            case "leftOut": {
+                const left = `${chinese.metric[one.metric]}与${chinese.model[one.against]}的比较略去了 ${count(one.of)} 行中的 ${count(one.rows)} 行`;
+                return `${left}：两个模型中只有一个在这些行有数值`;
+            }
             case "empty":
                 return `微调模型的 ${count(one.of)} 个回答中有 ${count(one.answers)} 个为空`;
             case "needlessOverride":

@@ -208,6 +208,21 @@ describe("a verdict", () => {
         expect(first.warnings).toEqual(verdict.warnings);
     });
 
+    test("rows that only one of both models has a number in are left out, which is said", () => {
+        const [whole, lost] = [model([1, 50, 50]), model([1, null, null])];
+        const verdict = judge(gate(lenient), { base: lost, tuned: whole, incumbent: whole });
+        expect(verdict.conditions.map(({ text }) => text)).toEqual([
+            "evalLoss 1.0000 against 1.0000 of the base model: the same",
+            "evalLoss 33.6667 against 33.6667 of the incumbent: the same",
+        ]);
+        expect(verdict.warnings).toEqual([
+            {
+                text: "evalLoss against the base model leaves out 2 of 3 rows: only one of the two models has a number there",
+                ...{ kind: "leftOut", metric: "evalLoss", against: "base", rows: 2, of: 3 },
+            },
+        ]);
+    });
+
     test("an override accepts what fails, with its reason; one that was not needed is warned of", () => {
         const override = { reason: "the data set is another one" };
         const failing = { base: model([1]), tuned: model([2]), incumbent: undefined };

@@ -547,6 +547,7 @@ describe("in Chinese", () => {
                     { kind: "fewRows", text, rows: 4, least: 30 },
                     { kind: "fewRows", text, rows: 4, least: 30, metric: "rougeL" },
                     { kind: "chance", text, condition: 0, certainty: 0.863 },
+                    { kind: "leftOut", text, metric: "evalLoss", against: "base", rows: 2, of: 1000 },
                     { kind: "empty", text, answers: 1, of: 4 },
                     { kind: "needlessOverride", text },
                 ] as const
@@ -555,6 +556,7 @@ describe("in Chinese", () => {
             "测试数据只有 4 行，少于 30 行：结论可能是偶然",
             "ROUGE-L 只测量了 4 行，少于 30 行：结论可能是偶然",
             "可能是偶然（置信度 86%）：测试损失 0.5900，基础模型为 0.4800：更差，相差 0.1100，允许 0.05",
+            "测试损失与基础模型的比较略去了 1,000 行中的 2 行：两个模型中只有一个在这些行有数值",
             "微调模型的 4 个回答中有 1 个为空",
             "gate.override 并不需要：请删除，否则下一个模型也会被放行",
         ]);
