@@ -34,7 +34,13 @@ export interface Gate {
 
 /** What a condition's outcome says, for whoever says it in another language; `gain` is positive where tuned is better. */
 export type ConditionFinding =
-    | { readonly kind: "compared"; readonly gain: number; readonly allowed: number }
+    | {
+          readonly kind: "compared";
+          readonly gain: number;
+          readonly allowed: number;
+          /** The other model splits the answers into other tokens: its loss is given per token of the tuned model. */
+          readonly perTunedToken?: true;
+      }
     | { readonly kind: "first" }
     | { readonly kind: "broken"; readonly rows: number; readonly of: number }
     | { readonly kind: "unmeasured" }
@@ -194,7 +200,14 @@ function compare(
     if (others !== undefined && others.length !== rows.length) {
         throw new Error(`${rows.length} rows of the tuned model against ${others.length} of the ${about.against}`);
     }
-    const pairs = rows.flatMap((row, index) => paired(row, fixed ? against : (others?.[index]?.value ?? null)));
+    const pairs = rows.flatMap((row, index) => {
+        const opposite = others?.[index];
+        return paired(row, fixed ? against : opposite === undefined ? null : valueFor(row, opposite));
+    });
+    const isRecounted = rows.some((row, index) => {
+        const opposite = others?.[index] ?? row;
+        return row.value !== null && opposite.value !== null && row.weight !== opposite.weight;
+    });
     const means = mean(pairs);
     const broken = rows.filter(({ value, weight }) => value === null && weight > 0).length;
     if (means === undefined || broken > 0) {
@@ -226,8 +239,11 @@ function compare(
         .slice(0, NAMED)
         .map(({ question, tuned, other: opposite }) => ({ question, ...about, tuned, other: opposite }));
     const outcome = {
-        text: inWords(about, means, gainOf(means), maxRegression),
-        finding: { kind: "compared" as const, gain: gainOf(means), allowed },
+        text: inWords({ ...about, isRecounted }, means, gainOf(means), maxRegression),
+        finding: {
+            ...{ kind: "compared" as const, gain: gainOf(means), allowed },
+            ...(isRecounted ? { perTunedToken: true as const } : {}),
+        },
         ...{ held, ...about, ...means },
         difference: { low: at((1 - CONFIDENCE) / 2), high: at((1 + CONFIDENCE) / 2), confidence: CONFIDENCE },
         certainty: samples.filter((one) => holds(one) === held).length / samples.length,
@@ -238,7 +254,7 @@ function compare(
 
 /** Both values, what lies between them, and what may: of a loss, less is better. */
 function inWords(
-    { metric, against }: Pick<WorseCase, "metric" | "against">,
+    { metric, against, isRecounted }: Pick<WorseCase, "metric" | "against"> & { readonly isRecounted: boolean },
     { tuned, other }: Means,
     gain: number,
     maxRegression: number,
@@ -251,10 +267,20 @@ function inWords(
             return `${values}, the ${BETTER[metric] < 0 ? "most" : "least"} that is accepted: ${change}`;
         case "base":
         case "incumbent": {
-            const whose = against === "base" ? "of the base model" : "of the incumbent";
+            const model = against === "base" ? "of the base model" : "of the incumbent";
+            const whose = isRecounted ? `${model}, per token of the tuned model` : model;
             return `${values} ${whose}: ${change}${gain < -ROUNDING ? `, where ${maxRegression} is allowed` : ""}`;
         }
     }
+}
+
+/**
+ * Another model's value of the same row. A loss per token says nothing to one of another tokenizer's tokens: what the
+ * whole answer costs does, and is spread over the tokens of the tuned model.
+ */
+function valueFor({ weight }: Row, other: Row): number | null {
+    if (other.value === null || other.weight === weight) return other.value;
+    return (other.value * other.weight) / weight;
 }
 
 /** A row counts where both values are numbers. */

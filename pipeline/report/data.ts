@@ -55,7 +55,15 @@ const interval = z
 
 const conditionFinding = z
     .discriminatedUnion("kind", [
-        z.object({ kind: z.literal("compared"), gain: z.number(), allowed: z.number() }),
+        z.object({
+            kind: z.literal("compared"),
+            gain: z.number(),
+            allowed: z.number(),
+            perTunedToken: z
+                .literal(true)
+                .optional()
+                .describe("the other model has another tokenizer: its loss is given per token of the tuned model"),
+        }),
         z.object({ kind: z.literal("first") }),
         z.object({ kind: z.literal("broken"), rows: count, of: count }),
         z.object({ kind: z.literal("unmeasured") }),

@@ -123,7 +123,9 @@ function differencesOf({ base, incumbent, tuned }: EvaluationFile): ReportData["
         if (own === null || other === null || own === undefined || other === undefined) return [];
         const outcome = judged.conditions.find((one) => one.metric === metric && one.against === against);
         const interval = outcome?.difference;
-        return [{ metric, against, tuned: own, other, ...(interval === undefined ? {} : { interval }) }];
+        const isRecounted = outcome?.finding.kind === "compared" && outcome.finding.perTunedToken === true;
+        const opposite = isRecounted ? (outcome.other ?? other) : other;
+        return [{ metric, against, tuned: own, other: opposite, ...(interval === undefined ? {} : { interval }) }];
     });
 }
 

@@ -89,7 +89,9 @@ function condition(one: ReportData["verdict"]["conditions"][number], words: Word
                 )}</span
             >`,
     ];
-    return html`${words.against(name, format(tuned), format(other), against)}${sure}`;
+    const isRecounted = one.finding.kind === "compared" && one.finding.perTunedToken === true;
+    const counted = isRecounted ? words.perTunedToken : "";
+    return html`${words.against(name, format(tuned), format(other), against)}${counted}${sure}`;
 }
 
 function summary(data: ReportData, words: Words): Html {

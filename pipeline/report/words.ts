@@ -112,6 +112,7 @@ const english = {
         const of = { base: "of the base model", incumbent: "of the incumbent", threshold: "as the limit" }[whose];
         return `${metric} ${tuned} against ${other} ${of}`;
     },
+    perTunedToken: ", per token of the tuned model",
     between: (low: string, high: string, percent: number): string =>
         `difference between ${low} and ${high} (${percent} % sure)`,
     noIncumbent: (metric: string): string => `${metric}: there is no incumbent to compare with yet`,
@@ -387,6 +388,7 @@ const chinese: Words = {
         const of = { base: "基础模型为", incumbent: "现任模型为", threshold: "界限为" }[whose];
         return `${metric} ${tuned}，${of} ${other}`;
     },
+    perTunedToken: "（按微调模型的词元计）",
     between: (low, high, percent) => `差值在 ${low} 与 ${high} 之间（置信度 ${percent}%）`,
     noIncumbent: (metric) => `${metric}：还没有现任模型可比较`,
     condition: ({ finding, metric, against, tuned, other }) => {
@@ -402,9 +404,10 @@ const chinese: Words = {
                     shown(other),
                     against === "phrase" ? "threshold" : against,
                 );
-                if (Number(shown(gain)) === 0) return `${values}：相同`;
+                const compared = finding.perTunedToken === true ? `${values}${chinese.perTunedToken}` : values;
+                if (Number(shown(gain)) === 0) return `${compared}：相同`;
                 const by = `${gain < 0 ? "更差，相差" : "更好，相差"} ${shown(Math.abs(gain))}`;
-                return `${values}：${by}${gain < 0 && against !== "threshold" ? `，允许 ${allowed}` : ""}`;
+                return `${compared}：${by}${gain < 0 && against !== "threshold" ? `，允许 ${allowed}` : ""}`;
             }
             case "first":
                 return chinese.noIncumbent(name);

@@ -99,6 +99,30 @@ describe("a verdict", () => {
         );
     });
 
+    test("against a model of another tokenizer, what the same answers cost is compared", () => {
+        const split = (one: ModelEvaluation, tokens: number): ModelEvaluation => ({
+            ...one,
+            losses: one.losses.map((row) => ({ ...row, tokens })),
+        });
+        const judged = (loss: number) =>
+            judge(gate({ ...lenient, against: "incumbent" }), {
+                base: model([9, 9]),
+                incumbent: split(model([1.5, 1.5]), 20), // 30 nats for each answer
+                tuned: split(model([loss, loss]), 10),
+            });
+        const better = judged(2);
+        expect(better.decision).toBe("accepted");
+        expect(better.conditions[0]).toMatchObject({
+            text: "evalLoss 2.0000 against 3.0000 of the incumbent, per token of the tuned model: better by 1.0000",
+            finding: { kind: "compared", gain: 1, allowed: 0, perTunedToken: true },
+        });
+        const worse = judged(3.1);
+        expect(worse.decision).toBe("refused");
+        expect(worse.conditions[0]?.text).toBe(
+            "evalLoss 3.1000 against 3.0000 of the incumbent, per token of the tuned model: worse by 0.1000, where 0 is allowed",
+        );
+    });
+
     test.each([
         ["rougeL", 20, "accepted", "rougeL 20.00 against 20.00, the least that is accepted: the same"],
         ["rougeL", 21, "refused", "rougeL 20.00 against 21.00, the least that is accepted: worse by 1.00"],

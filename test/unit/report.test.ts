@@ -514,6 +514,7 @@ describe("in Chinese", () => {
         expect(
             [
                 compared,
+                { ...compared, finding: { ...compared.finding, perTunedToken: true } },
                 { ...compared, held: true, tuned: 0.4, finding: { kind: "compared", gain: 0.08, allowed: 0 } },
                 {
                     ...compared,
@@ -531,6 +532,7 @@ describe("in Chinese", () => {
             ].map((one) => condition(one as Parameters<typeof condition>[0])),
         ).toEqual([
             "测试损失 0.5900，基础模型为 0.4800：更差，相差 0.1100，允许 0.05",
+            "测试损失 0.5900，基础模型为 0.4800（按微调模型的词元计）：更差，相差 0.1100，允许 0.05",
             "测试损失 0.4000，基础模型为 0.4800：更好，相差 0.0800",
             "ROUGE-L 0.48，基础模型为 0.48：相同",
             "测试损失 0.5900，界限为 0.4800：更差，相差 0.1100",
