@@ -158,7 +158,7 @@ function gateProblems(given: JsonObject, { evaluation, dataset }: Partial<Config
     const compared = gate.conditions.flatMap((one) => ("metric" in one ? one.metric : []));
     if (dataset?.split.test === 0 && compared.length > 0) {
         const isAsked = isObject(given["evaluation"]) && given["evaluation"]["gate"] !== undefined;
-        if (!isAsked) Object.assign(evaluation, { gate: { ...gate, conditions: [] } });
+        if (!isAsked) Object.assign(evaluation, { gate: { ...gate, conditions: [], nothingHeldOut: true } });
         else {
             const message = `compares ${compared[0] ?? ""} over the test rows, but ${NAMESPACE}:dataset.split.test is 0`;
             problems.push({ path: "evaluation.gate", message });

@@ -30,6 +30,8 @@ export interface Gate {
     readonly minRows: number;
     /** Accepts a model that fails: a decision of a person, which is recorded with its reason. */
     readonly override?: { readonly reason: string };
+    /** The configuration has no word about a gate, and no test rows that the default one could compare. */
+    readonly nothingHeldOut?: true | undefined;
 }
 
 /** What a condition's outcome says, for whoever says it in another language; `gain` is positive where tuned is better. */
@@ -92,6 +94,7 @@ export type Warning = { readonly text: string } & (
       }
     | { readonly kind: "empty"; readonly answers: number; readonly of: number }
     | { readonly kind: "needlessOverride" }
+    | { readonly kind: "nothingHeldOut" }
 );
 
 export interface Verdict {
@@ -119,7 +122,11 @@ export function judge(
         readonly incumbent: ModelEvaluation | undefined;
     },
 ): Verdict {
-    if (gate.conditions.length === 0) return { decision: "ungated", conditions: [], worse: [], warnings: [] };
+    if (gate.conditions.length === 0) {
+        const words = "dataset.split.test is 0, so there is no gate: a worse model is accepted as well";
+        const warned = gate.nothingHeldOut ? [{ text: words, kind: "nothingHeldOut" as const }] : [];
+        return { decision: "ungated", conditions: [], worse: [], warnings: warned };
+    }
     const { tuned } = models;
     const conditions: ConditionOutcome[] = [];
     const worse: WorseCase[] = [];
@@ -492,7 +499,11 @@ const conditionField = group({
     return { metric: metric ?? "evalLoss", against: against ?? "base", maxRegression: maxRegression ?? 0 };
 });
 
-const listedGate = group({ ...commonFields, conditions: z.array(conditionField, expecting("a list of conditions")) });
+const listedGate = group({
+    ...commonFields,
+    conditions: z.array(conditionField, expecting("a list of conditions")),
+    nothingHeldOut: z.literal(true).optional(),
+});
 
 const shortGate = group({
     ...commonFields,

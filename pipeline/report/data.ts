@@ -98,6 +98,7 @@ const warning = z.discriminatedUnion("kind", [
     }),
     z.object({ kind: z.literal("empty"), ...english, answers: count, of: count }),
     z.object({ kind: z.literal("needlessOverride"), ...english }),
+    z.object({ kind: z.literal("nothingHeldOut"), ...english }),
 ]);
 
 const verdict = z.object({

@@ -101,7 +101,10 @@ describe("the gate", () => {
     test("is there without a word about it, unless nothing is held out", () => {
         const against = (other: string) => ({ metric: "evalLoss", against: other, maxRegression: 0 });
         expect(read().evaluation.gate).toEqual({ conditions: ["base", "incumbent"].map(against), minRows: 30 });
-        expect(read({ dataset: dataset(0) }).evaluation.gate).toEqual({ conditions: [], minRows: 30 });
+        const off = { conditions: [], minRows: 30 };
+        expect(read({ dataset: dataset(0) }).evaluation.gate).toEqual({ ...off, nothingHeldOut: true });
+        const asked = { dataset: dataset(0), evaluation: { gate: { conditions: [] } } };
+        expect(read(asked).evaluation.gate).toEqual(off);
         expect(read({}, { "evaluation.gate.maxRegression": 1 }).evaluation.gate.conditions).toMatchObject([
             ...[{ maxRegression: 1 }, { maxRegression: 1 }],
         ]);

@@ -267,6 +267,13 @@ describe("a verdict", () => {
         expect(judge(gate({ conditions: [] }), models)).toEqual({
             ...{ decision: "ungated", conditions: [], worse: [], warnings: [] },
         });
+        // Where nobody has asked for that, it is said.
+        expect(judge(gate({ conditions: [], nothingHeldOut: true }), models).warnings).toEqual([
+            {
+                text: "dataset.split.test is 0, so there is no gate: a worse model is accepted as well",
+                kind: "nothingHeldOut",
+            },
+        ]);
     });
 });
 
