@@ -85,6 +85,14 @@ function checkSecrets(): void {
         if (isConfigSecret(full)) continue;
         throw new UserError(`${full} is in clear in the stack's file: remove it there, have it replaced, and ${how}`);
     }
+    // With one of them, a push would go out with the keys that AWS's own tools take: somebody else's, perhaps.
+    const pair = [`${prefix}s3AccessKeyId`, `${prefix}s3SecretAccessKey`];
+    const there = pair.filter((full) => full in allConfig());
+    const lacking = pair.find((full) => !there.includes(full));
+    if (there.length === 1 && lacking !== undefined) {
+        const how = `\`pulumi config set --secret ${lacking}\`, or \`pulumi config rm ${there.join("")}\``;
+        throw new UserError(`${there.join("")} is there without ${lacking}: ${how}`);
+    }
 }
 
 function rawConfiguration(): Record<string, Json> {

@@ -1,4 +1,7 @@
 import { spawn } from "node:child_process";
+import * as fs from "node:fs";
+import * as os from "node:os";
+import * as path from "node:path";
 import { parseJson } from "../identity";
 import { outputOf } from "../processes";
 import { MARK, type Difference, type Place, type S3Settings, type Seen } from "../push";
@@ -64,42 +67,42 @@ export class S3Place implements Place {
 
     /** What rclone printed; undefined where there is no such bucket. */
     private async rclone(args: readonly string[], input = ""): Promise<string | undefined> {
-        const child = spawn("rclone", args, {
-            env: this.environment(),
-            stdio: ["pipe", "pipe", "pipe"],
-            detached: true, // the terminal's Ctrl-C is the client's business
-            signal: this.cancelled,
-        });
-        const { code, stdout, stderr } = await outputOf(child, input).catch((error: unknown) => {
-            if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
-            throw new UserError("push.s3 wants rclone, which is not on PATH: https://rclone.org/install");
-        });
-        if (code === 0) return stdout;
-        if (code === NO_BUCKET) return undefined;
-        throw this.refusal(stderr);
+        const keys = keysFile();
+        try {
+            const child = spawn("rclone", args, {
+                env: this.environment(keys),
+                stdio: ["pipe", "pipe", "pipe"],
+                detached: true, // the terminal's Ctrl-C is the client's business
+                signal: this.cancelled,
+            });
+            const { code, stdout, stderr } = await outputOf(child, input).catch((error: unknown) => {
+                if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
+                throw new UserError("push.s3 wants rclone, which is not on PATH: https://rclone.org/install");
+            });
+            if (code === 0) return stdout;
+            if (code === NO_BUCKET) return undefined;
+            throw this.refusal(stderr);
+        } finally {
+            if (keys !== undefined) fs.rmSync(path.dirname(keys), { recursive: true, force: true });
+        }
     }
 
-    /** A remote without a file; rclone reads such variables. Keys are nowhere else. */
-    private environment(): NodeJS.ProcessEnv {
+    /** A remote in variables, which rclone reads as well, but for the keys: others could read them there. */
+    private environment(keys: string | undefined): NodeJS.ProcessEnv {
         const { region, endpoint } = this.settings;
         const { AWS_REGION, AWS_DEFAULT_REGION } = process.env;
-        const [id, key] = [secretOf("s3AccessKeyId"), secretOf("s3SecretAccessKey")];
-        const credentials =
-            id === undefined || key === undefined
-                ? { RCLONE_CONFIG_PUSH_ENV_AUTH: "true" }
-                : { RCLONE_CONFIG_PUSH_ACCESS_KEY_ID: id, RCLONE_CONFIG_PUSH_SECRET_ACCESS_KEY: key };
         return {
             ...LIMITS,
             ...process.env,
             HF_TOKEN: undefined,
-            RCLONE_CONFIG: "/dev/null",
+            RCLONE_CONFIG: keys ?? "/dev/null",
             RCLONE_CONFIG_PUSH_TYPE: "s3",
             RCLONE_CONFIG_PUSH_PROVIDER: endpoint === undefined ? "AWS" : "Other",
             RCLONE_CONFIG_PUSH_ENDPOINT: endpoint,
             RCLONE_CONFIG_PUSH_REGION: region ?? AWS_REGION ?? AWS_DEFAULT_REGION,
             // A bucket with a misspelt name is a mistake, not to be made.
             RCLONE_CONFIG_PUSH_NO_CHECK_BUCKET: "true",
-            ...credentials,
+            RCLONE_CONFIG_PUSH_ENV_AUTH: keys === undefined ? "true" : undefined,
         };
     }
 
@@ -113,4 +116,20 @@ export class S3Place implements Place {
             : "";
         return new UserError(`${this.uri} refuses: ${said}${advice}`);
     }
+}
+
+/** A file for rclone with the stack's own keys, in a folder of its own that is to be removed; undefined where there are none. */
+function keysFile(): string | undefined {
+    const [id, key] = [secretOf("s3AccessKeyId"), secretOf("s3SecretAccessKey")];
+    if (id === undefined || key === undefined) return undefined;
+    for (const [name, value] of Object.entries({ s3AccessKeyId: id, s3SecretAccessKey: key })) {
+        // Anything else would mean something to the file's format.
+        if (/^[!#-_a-~][!-_a-~]*$/.test(value)) continue;
+        throw new UserError(`finetune:${name} is no key: it holds white space, a quote or a letter that no key has`);
+    }
+    const memory = process.env["XDG_RUNTIME_DIR"];
+    const base = memory !== undefined && fs.existsSync(memory) ? memory : os.tmpdir();
+    const file = path.join(fs.mkdtempSync(path.join(base, "retune-push-")), "rclone.conf");
+    fs.writeFileSync(file, `[push]\naccess_key_id = ${id}\nsecret_access_key = ${key}\n`, { mode: 0o600 });
+    return file;
 }

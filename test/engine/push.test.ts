@@ -408,4 +408,46 @@ describe.skipIf(!rclone)("a push to S3", () => {
         }
         expect((await rig.json("up")).answer.stages.map(({ action }) => action)).toEqual(Array(7).fill("unchanged"));
     });
+
+    test("with the stack's own keys, which no rclone has in its environment, and no file after it", async () => {
+        const keys = await makeUser(endpoint, "pusher", ["s3:*"]);
+        const env = { PULUMI_BACKEND_URL: `file://${rig.home}/state`, PULUMI_CONFIG_PASSPHRASE: "" };
+        for (const [name, value] of [
+            ["s3AccessKeyId", keys.AWS_ACCESS_KEY_ID],
+            ["s3SecretAccessKey", keys.AWS_SECRET_ACCESS_KEY],
+        ] as const) {
+            const set = ["config", "set", "--stack", "test", "--secret", `finetune:${name}`, "--", value];
+            const ended = await rig.start(pulumi, set, { env }).ended;
+            expect(ended.code, ended.stderr).toBe(0);
+        }
+        // The real one, after what it was started with is written down.
+        const real = execFileSync("which", ["rclone"], { encoding: "utf8" }).trim();
+        const bin = path.join(rig.folder, "recorded");
+        const log = path.join(rig.folder, "rclone-environments");
+        fs.mkdirSync(bin, { recursive: true });
+        const script = `#!/bin/sh\ntr '\\0' '\\n' < /proc/$$/environ >> ${log}\nexec ${real} "$@"\n`;
+        fs.writeFileSync(path.join(bin, "rclone"), script, { mode: 0o700 });
+        await checkKeys(endpoint, true);
+        const { code, stdout, stderr } = await rig.spawn("up", ["--json", "--set", "push.s3.prefix=keys"], {
+            env: {
+                ...{ AWS_ACCESS_KEY_ID: undefined, AWS_SECRET_ACCESS_KEY: undefined },
+                PATH: `${bin}:${rig.environment["PATH"] ?? process.env["PATH"] ?? ""}`,
+            },
+        }).ended;
+        await checkKeys(endpoint, false);
+        expect(code, stderr).toBe(0);
+        const answer = JSON.parse(stdout) as Answer;
+        const files = exportedBy(answer);
+        expect(pushOf(answer, "s3")?.facts).toMatchObject({ sent: files.size, removed: 0 });
+        expect(listed().filter((name) => name.startsWith("keys/"))).toEqual(
+            [...files.keys()].map((name) => `keys/${name}`),
+        );
+        const environments = fs.readFileSync(log, "utf8");
+        // A look, three parts of the copy and a look.
+        expect(environments.match(/^RCLONE_CONFIG=.*retune-push-\w+\/rclone\.conf$/gm)).toHaveLength(5);
+        for (const secret of [keys.AWS_ACCESS_KEY_ID, keys.AWS_SECRET_ACCESS_KEY]) {
+            expect(environments + stdout + stderr).not.toContain(secret);
+        }
+        expect(filesBelow(rig.runtime).filter((name) => name.includes("retune-push-"))).toEqual([]);
+    });
 });

@@ -69,7 +69,7 @@ describe("secrets", () => {
     test("a pipeline that needs no hub is not given it", async () => {
         rig.configure();
         // Of a stack's own secrets the engine gives every plugin all, in its environment, which whatever it starts would inherit.
-        await cli("config", "set", "--stack", "test", "--secret", "finetune:s3SecretAccessKey", CANARY);
+        await cli("config", "set", "--stack", "test", "--secret", "finetune:judgeKey", CANARY);
         const running = rig.spawn("up", ["--json"], { env: { HF_TOKEN: CANARY } });
         const seen = await listsWith(CANARY, running);
         const { code, stdout, stderr } = await running.ended;

@@ -277,6 +277,22 @@ describe("a secret", () => {
     });
 });
 
+test.each([
+    ["s3AccessKeyId", "s3SecretAccessKey"],
+    ["s3SecretAccessKey", "s3AccessKeyId"],
+])("half a pair of keys, finetune:%s alone, is refused: AWS's own would be taken instead", (there, lacking) => {
+    setAllConfig({ ...stackOf(), [`finetune:${there}`]: "canary" }, [`finetune:${there}`]);
+    expect(readConfiguration).toThrow(
+        new UserError(
+            `finetune:${there} is there without finetune:${lacking}: \`pulumi config set --secret finetune:${lacking}\`, ` +
+                `or \`pulumi config rm finetune:${there}\``,
+        ),
+    );
+    const both = { "finetune:s3AccessKeyId": "canary", "finetune:s3SecretAccessKey": "canary" };
+    setAllConfig({ ...stackOf(), ...both }, Object.keys(both));
+    expect(readConfiguration().target).toEqual({ type: "local" });
+});
+
 test("an address with a password in it is refused wherever one is given, and is not repeated", () => {
     const endpoint = "https://user:canary@mirror.example";
     const words =
