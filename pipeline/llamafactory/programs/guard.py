@@ -77,4 +77,8 @@ class Guard:
                 f"the request is longer than the model's context: {tokens} tokens of {self.context}",
                 "context_length_exceeded",
             )
-        return json.dumps({**request, "max_tokens": min(parsed.max_tokens or DEFAULT_TOKENS, left)}).encode()
+        # The second is OpenAI's name for it today; LLaMA-Factory knows the first only.
+        asked = parsed.max_tokens or request.get("max_completion_tokens") or DEFAULT_TOKENS
+        if not isinstance(asked, int):
+            raise RefusedError("max_completion_tokens must be a whole number")
+        return json.dumps({**request, "max_tokens": min(asked, left)}).encode()
