@@ -274,12 +274,14 @@ class Front:
 
     def take(self):
         """The model that the next request is for, which then waits for it; None where there is none."""
-        model = self.active
-        if model is None:
-            return None
-        with model.lock:
-            model.inflight += 1
-        return model
+        while (model := self.active) is not None:
+            with model.lock:
+                model.inflight += 1
+            if self.active is model:
+                return model
+            # Swapped meanwhile: what ends the old one may not have seen this request.
+            self.give_back(model)
+        return None
 
     def give_back(self, model: Model) -> None:
         with model.lock:
@@ -337,6 +339,8 @@ def handler_of(front: Front) -> type:
                 try:
                     connection.request(self.command, self.path, body, headers)
                     answer = connection.getresponse()
+                except TimeoutError:
+                    return self.refuse(504, f"the model did not answer within {PATIENCE} seconds", "model_timeout")
                 except (OSError, http.client.HTTPException):
                     return self.refuse(502, "the model's process ended before it answered", "model_ended")
                 self.send_response(answer.status)
