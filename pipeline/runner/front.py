@@ -30,6 +30,10 @@ import runner
 PERIOD = 0.1
 # Seconds that an old model has to finish its answers, and that a new one has for its first.
 PATIENCE = 600
+# Seconds until a model that has its process, but cannot be reached, is given up for a request.
+REACHABLE = 5
+# The name of a model's socket in its working folder.
+SOCKET = "model.sock"
 # Bytes of a request; a text that long is beyond any model.
 LARGEST_REQUEST = 1 << 24
 # Bytes of the log, and as many of the one before.
@@ -68,7 +72,9 @@ class Model:
         self.phase = "loading the model"
         self.kills = runner.memory_kills()
         job = wanted["job"]
-        self.address = runner.runtime_folder() / f"service-{os.getpid()}-{wanted['attempt']}.sock"
+        # Below RETUNE_HOME: a folder of the login's goes with the login. Relative to the working folder, the front's
+        # here and the model's there: the path of a socket has at most 107 bytes.
+        self.address = Path(str(wanted["attempt"]), "work", SOCKET)
         self.address.unlink(missing_ok=True)
         (self.folder / "work" / "outcome.json").unlink(missing_ok=True)
         environment = {**os.environ, **job["environment"]}
@@ -86,7 +92,7 @@ class Model:
             preexec_fn=runner.die_with_parent,
         )
         with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.write(json.dumps({"key": key, "socket": str(self.address)}).encode() + b"\n")
+            self.process.stdin.write(json.dumps({"key": key, "socket": SOCKET}).encode() + b"\n")
             self.process.stdin.close()
         threading.Thread(target=self.listen, args=(log,), daemon=True).start()
         threading.Thread(target=self.come_up, args=(key,), daemon=True).start()
@@ -319,12 +325,16 @@ def handler_of(front: Front) -> type:
             if not hmac.compare_digest(given.encode(), f"Bearer {front.key}".encode()):
                 return self.refuse(401, "this service wants its key: Authorization: Bearer …", "invalid_api_key")
             headers = {k: v for k, v in self.headers.items() if k.lower() not in OF_THE_CONNECTION}
+            until = time.monotonic() + REACHABLE
             while (model := front.take()) is not None:
                 try:
                     connection = model.connect()
                     try:
                         connection.connect()
-                    except OSError:
+                    except OSError as error:
+                        if time.monotonic() > until:
+                            why = f"the model cannot be reached: {error.strerror or error}"
+                            return self.refuse(502, why, "model_unreachable")
                         # It has just ended: the next look knows, and which other model serves then.
                         time.sleep(PERIOD)
                         continue
@@ -378,7 +388,8 @@ def handler_of(front: Front) -> type:
 
 
 def main() -> None:
-    folder = Path(sys.argv[1])
+    folder = Path(sys.argv[1]).resolve()
+    os.chdir(folder)
     with (folder / "front.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -8,7 +8,7 @@ import type { ServiceStart, ServiceStatus } from "../../pipeline/executor/machin
 import { sha256 } from "../../pipeline/identity";
 import { servingSources } from "../../pipeline/service";
 import { freePort } from "../free-port";
-import { call, home, processes, python } from "./runner-rig";
+import { call, home, processes, python, runtime } from "./runner-rig";
 import { read, until } from "./processes";
 
 /** The digest of an artifact without files. */
@@ -171,6 +171,28 @@ describe("the front of a service", () => {
         },
         40_000,
     );
+
+    test("serves on when the login's folder goes with the login", async () => {
+        await up("one");
+        fs.rmSync(runtime, { recursive: true });
+        expect(await ask()).toMatchObject({ status: 200, said: "one" });
+    });
+
+    test("says that its model cannot be reached", async () => {
+        await up("one");
+        fs.rmSync(path.join(place(), "1", "work", "model.sock"));
+        const { status, text } = await ask();
+        expect([status, JSON.parse(text)]).toEqual([
+            502,
+            {
+                error: {
+                    message: "the model cannot be reached: No such file or directory",
+                    type: "server_error",
+                    code: "model_unreachable",
+                },
+            },
+        ]);
+    });
 
     test("serves on where its log cannot be written", async () => {
         fs.mkdirSync(place(), { recursive: true });
