@@ -27,7 +27,7 @@ export interface Opened {
     readonly complaints: readonly string[];
     /** What was asked for besides the page itself. */
     readonly requests: readonly string[];
-    /** How far the content reaches beyond the window's right edge, in pixels. */
+    /** How far the content reaches beyond the window's right edge, as it opens or with all unfolded, in pixels. */
     readonly overflow: number;
     /** What axe-core finds: the rule, and the first element that breaks it. */
     readonly findings: readonly string[];
@@ -100,16 +100,24 @@ export class Browser {
         });
         await this.send("Page.navigate", { url });
         await loaded;
-        const overflow = await this.evaluate<number>(
-            "document.documentElement.scrollWidth - document.documentElement.clientWidth",
-        );
+        const beyond = "document.documentElement.scrollWidth - document.documentElement.clientWidth";
+        const overflow = await this.evaluate<number>(beyond);
         const axe = fs.readFileSync(createRequire(__filename).resolve("axe-core/axe.min.js"), "utf8");
         await this.evaluate(`${axe}; 0`);
         const findings = await this.evaluate<string[]>(
             "axe.run().then(({ violations }) => violations.map((one) => `${one.id}: ${one.nodes[0].html.slice(0, 200)}`))",
         );
+        const unfolded = await this.evaluate<number>(
+            `(() => {
+                const folded = [...document.querySelectorAll("details:not([open])")];
+                for (const one of folded) one.open = true;
+                const over = ${beyond};
+                for (const one of folded) one.open = false;
+                return over;
+            })()`,
+        );
         this.listeners.delete(listener);
-        return { complaints, requests, overflow, findings };
+        return { complaints, requests, overflow: Math.max(overflow, unfolded), findings };
     }
 
     /** The value of an expression in the page. */
