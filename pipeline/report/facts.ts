@@ -4,7 +4,7 @@ import { quote } from "../shell";
 import type { ReportData } from "./data";
 import { bytes } from "./format";
 import { html, type Html } from "./html";
-import { clipped, inline, quoted } from "./text";
+import { clipped, clippedToBytes, inline, quoted } from "./text";
 import { wordsOf, type Words } from "./words";
 
 export function datasetFacts({ dataset, language }: ReportData): Html {
@@ -232,13 +232,13 @@ answer = model.generate(**inputs, max_new_tokens=256, do_sample=False)
 print(tokenizer.decode(answer[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))`;
 }
 
-const LONGEST_PROVENANCE = 50_000;
+const PROVENANCE_BYTES = 50_000;
 
 /** Every result by its full digest, and the manifest that is in the model. */
 export function provenance({ stages, provenance: manifest, language }: ReportData): Html {
     const words = wordsOf(language);
     const json = JSON.stringify(manifest, undefined, 2);
-    const shown = clipped(json, LONGEST_PROVENANCE);
+    const shown = clippedToBytes(json, PROVENANCE_BYTES);
     const rows = stages.flatMap(({ name, made }) =>
         made === undefined
             ? []

@@ -246,8 +246,8 @@ interface Compared {
     readonly shownBy: readonly (keyof Words["show"])[];
 }
 
-/** Worst first: what went wrong is what a reader looks for. */
-export function heldOutCases(data: ReportData): Html {
+/** Worst first: what went wrong is what a reader looks for. As many as fit into a number of bytes. */
+export function heldOutCases(data: ReportData, budget: number): Html {
     const words = wordsOf(data.language);
     const { base, tuned, incumbent } = data;
     if (tuned.cases.length === 0) return html`<p>${words.noCases}</p>`;
@@ -260,7 +260,7 @@ export function heldOutCases(data: ReportData): Html {
             return { ...others, tuned: one, change, shownBy };
         })
         .sort((a, b) => a.change - b.change || a.tuned.rougeL - b.tuned.rougeL);
-    const shown = fitting(cases, 400_000, (one, index) => heldOutCase(one, index === 0, words));
+    const shown = fitting(cases, budget, (one, index) => heldOutCase(one, index === 0, words));
     return html`<p class="muted">${words.worstFirst(incumbent === undefined ? "base" : "incumbent")}</p>
         <div class="cases">${filter(cases.slice(0, shown.length), words)}${shown}</div>
         ${leftOut(cases.length - shown.length, words)}`;

@@ -10,20 +10,31 @@ import { heldOutCases, inWords, metricTable, promptAnswers, qualityTiles, verdic
 import { inline } from "./text";
 import { wordsOf, type Words } from "./words";
 
+/** The page has to be below 1 MB, to be sent around; what the cases have around them is beyond this. */
+const PAGE_BYTES = 950_000;
+const CASES_BYTES = 400_000;
+
+type Sections = Readonly<Record<Exclude<keyof Words["section"], "verdict">, Html>>;
+
 /** The page that an update ends in. */
 export async function renderReport(data: ReportData): Promise<string> {
-    const words = wordsOf(data.language);
-    const sections: Readonly<Record<Exclude<keyof Words["section"], "verdict">, Html>> = {
+    const sections: Sections = {
         answers: promptAnswers(data),
         metrics: metricTable(data),
         stages: stageGraph(data),
         curves: await trainingCurves(data),
-        cases: heldOutCases(data),
+        cases: html``,
         dataset: datasetFacts(data),
         settings: settingsTable(data),
         use: usage(data),
         provenance: provenance(data),
     };
+    const left = PAGE_BYTES - Buffer.byteLength(pageOf(data, sections));
+    return pageOf(data, { ...sections, cases: heldOutCases(data, Math.min(CASES_BYTES, left)) });
+}
+
+function pageOf(data: ReportData, sections: Sections): string {
+    const words = wordsOf(data.language);
     const all = Object.entries(sections) as [keyof typeof sections, Html][];
     const section = ([id, body]: (typeof all)[number]): Html =>
         html`<section aria-labelledby="${id}">

@@ -1,4 +1,4 @@
-import { html, type Html } from "./html";
+import { escape, html, type Html } from "./html";
 import type { Words } from "./words";
 
 /** More of one text helps nobody, and the page must stay small enough to send around. */
@@ -23,6 +23,18 @@ export function inline(text: string): Html {
 /** Never half of a character of two units. */
 export function clipped(text: string, length: number): string {
     return text.slice(0, length).replace(/[\uD800-\uDBFF]$/, "");
+}
+
+/** As much as fits into a number of bytes of HTML. */
+export function clippedToBytes(text: string, budget: number): string {
+    let size = 0;
+    let units = 0;
+    for (const character of text) {
+        size += Buffer.byteLength(escape(character));
+        if (size > budget) return text.slice(0, units);
+        units += character.length;
+    }
+    return text;
 }
 
 /** Decides glyphs and voice, whatever the language of the page is. */

@@ -270,6 +270,30 @@ describe("one file, and nothing else", () => {
         expect(/[\d,]+ more cases left out to keep the page small/.test(text)).toBe(true);
         expect(text.slice(0, 10_000)).toContain("At 42 of 5,000 logged steps.");
     });
+
+    test("it stays below 1 MB when everything in it is long at once", async () => {
+        const long = "感冒了应该怎么办".repeat(1500);
+        const wordy = (model: ModelEvaluation): ModelEvaluation => ({
+            ...model,
+            cases: model.cases.flatMap((one) =>
+                Array.from({ length: 20 }, () => ({ ...one, reference: long, answer: long })),
+            ),
+            prompts: Array.from({ length: 20 }, () => ({ prompt: "感冒", answer: long, complete: true })),
+        });
+        const page = await renderReport({
+            ...data,
+            base: wordy(data.base),
+            tuned: wordy(data.tuned),
+            settings: Object.fromEntries(Array.from({ length: 200 }, (_, index) => [`option${index}`, long])),
+            dataset: { ...data.dataset, examples: Array.from({ length: 5 }, () => ({ input: long, output: long })) },
+            provenance: { long: long.repeat(5) },
+        });
+        expect(Buffer.byteLength(page)).toBeLessThan(1_000_000);
+        expect(page.match(/<details class="case /g)?.length).toBeGreaterThan(0);
+        const [, provenance = ""] = /<pre><code>(\{\n[^<]*)<\/code>/.exec(page) ?? [];
+        expect(Buffer.byteLength(provenance)).toBeLessThanOrEqual(50_000);
+        expect(Buffer.byteLength(provenance)).toBeGreaterThan(49_990);
+    });
 });
 
 describe("charts", () => {
