@@ -40,13 +40,15 @@ export function serviceTools() {
 
 /**
  * Whether a program other than this home's own service listens on a port of this machine's IPv4 loopback. Linux lists them
- * in /proc/net/tcp: `0: 0100007F:1F40 00000000:0000 0A …`, 0A for LISTEN.
+ * in /proc/net/tcp: `0: 0100007F:1F40 00000000:0000 0A …`, 0A for LISTEN. Whoever listens on all of IPv6, in tcp6, mostly
+ * has IPv4 as well.
  */
 export function isTaken(port: number, home: string): boolean {
     const front = parseJson(textOf(path.join(home, "services", String(port), "state.json")));
     if (typeof front?.["pid"] === "number" && fs.existsSync(`/proc/${front["pid"]}`)) return false;
     const hex = port.toString(16).toUpperCase().padStart(4, "0");
-    return new RegExp(`^ *\\d+: (0100007F|00000000):${hex} 00000000:0000 0A `, "m").test(textOf("/proc/net/tcp"));
+    const listens = new RegExp(`^ *\\d+: (0100007F|0{8}|0{32}):${hex} 0+:0000 0A `, "m");
+    return ["/proc/net/tcp", "/proc/net/tcp6"].some((file) => listens.test(textOf(file)));
 }
 
 function textOf(file: string): string {

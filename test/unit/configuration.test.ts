@@ -191,7 +191,7 @@ describe("the port of this machine's service", () => {
         return home;
     }
 
-    test.each(["127.0.0.1", "0.0.0.0"])(
+    test.each(["127.0.0.1", "0.0.0.0", "::"])(
         "is refused before anything runs when another program is at %s",
         async (host) => {
             emptyHome();
