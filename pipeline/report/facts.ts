@@ -187,7 +187,7 @@ function api({ stack, service, tuned, exported, language }: ReportData): Html {
 }
 
 /** The name of a stack in a command. */
-function named(stack: string): string {
+export function named(stack: string): string {
     return /^[\w.-]+$/.test(stack) ? stack : quote(stack);
 }
 

@@ -1,4 +1,5 @@
 import type { ReportData } from "./data";
+import { named } from "./facts";
 import { difference, loss, money, score } from "./format";
 import { wordsOf, type Metric } from "./words";
 
@@ -32,7 +33,7 @@ export function renderMarkdown(data: ReportData): string {
     );
     const facts = [
         ...(cost === undefined ? [] : [`${words.cost}: ${money(cost)} (${words.costNote})`]),
-        ...(service === undefined ? [] : [words.servedAt(`\`npm run api -- --stack ${escaped(data.stack)}\``)]),
+        ...(service === undefined ? [] : [words.servedAt(code(`npm run api -- --stack ${named(data.stack)}`))]),
     ];
     const override = verdict.override && [`${words.reason}: ${escaped(verdict.override.reason)}`];
     return [
@@ -70,5 +71,12 @@ function escaped(text: string): string {
         .slice(0, 300)
         .replace(/\s+/g, " ")
         .replace(/[\\`*_{}[\]<>()#|!~&]/g, String.raw`\$&`)
-        .replace(/@/g, "@\u200b");
+        .replace(/@/g, "@\u200b")
+        .replace(/:\/\//g, ":\u200b//")
+        .replace(/www\./gi, (www) => `${www.slice(0, -1)}\u200b.`);
+}
+
+/** To be copied: in code nothing is escaped, and only a backtick could end it. */
+function code(command: string): string {
+    return `\`${command.replace(/[`\s]+/g, " ")}\``;
 }

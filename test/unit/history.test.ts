@@ -189,6 +189,17 @@ describe("Markdown", () => {
         expect(text).not.toMatch(/(?<!\\)[<[*]/);
         expect(text).not.toContain("@everyone");
     });
+
+    test("no address in it becomes a link, and a command can be copied", () => {
+        const text = renderMarkdown({
+            ...served,
+            stack: "my_stack",
+            notice: "see https://a.example and WWW.b.example",
+        });
+        expect(text).toContain("_see https:\u200b//a.example and WWW\u200b.b.example_");
+        expect(text).toContain("## ✅ my\\_stack: ");
+        expect(text).toContain("`npm run api -- --stack my_stack`");
+    });
 });
 
 describe("what an update leaves in the history", () => {
