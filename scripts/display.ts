@@ -4,6 +4,7 @@ import { duration } from "../pipeline/duration";
 import { percent, readProgress, sparkline } from "../pipeline/progress";
 import { columnsOf, LiveLines } from "./live-lines";
 import type { StageOutcome } from "./outcome";
+import { visible } from "./side-by-side";
 
 const PLAIN_INTERVAL = 10_000;
 const WORDS: Partial<Record<StageOutcome["action"], string>> = {
@@ -37,7 +38,7 @@ export class Display {
     }
 
     line(text: string): void {
-        this.lines.print(text);
+        this.lines.print(text.split("\n").map(plain).join("\n"));
     }
 
     progress(stage: string, text: string): void {
@@ -208,6 +209,12 @@ function compact(value: Json): string {
 function indent(text: string): string {
     return text
         .split("\n")
-        .map((line) => `              ${line}`)
+        .map((line) => `              ${plain(line)}`)
         .join("\n");
+}
+
+/** What a program's bars and colours leave of a line in the end: nothing in it moves the cursor or changes the terminal. */
+function plain(line: string): string {
+    const withoutSequences = line.replace(/\u001b(\[[0-?]*[ -/]*[@-~]|\][^\u0007\u001b]*)/g, "");
+    return visible(withoutSequences.trimEnd().replace(/[^]*\r/, ""));
 }

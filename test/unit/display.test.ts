@@ -137,6 +137,18 @@ describe("a finished stage", () => {
             "              run 0123 failed: no\n                the whole log: …",
         ]);
     });
+
+    test("has the end of each line of a log, and nothing that changes the terminal", () => {
+        const error =
+            "no\n  Loading: 0%\rLoading: 50%\rLoading: 100%\u001b[2J\u001b[?25l\r\n\u001b[31mred\u001b[0m\u001b]0;title\u0007\b";
+        expect(linesOf({ action: "failed", error })).toEqual([
+            "  training    failed",
+            "              no\n              Loading: 100%\n              red",
+        ]);
+        const { display, written } = streamOf();
+        display.line("warning: \u001b[?25lhidden\u0007");
+        expect(written).toEqual(["warning: hidden\n"]);
+    });
 });
 
 describe("without a terminal", () => {
