@@ -13,7 +13,7 @@ export const reportSettings = {
 };
 
 /** What the first of the variables says that decide about messages, as everywhere. */
-function languageOfLocale(): Language {
+export function languageOfLocale(): Language {
     const { LC_ALL, LC_MESSAGES, LANG } = process.env;
     const first = [LC_ALL, LC_MESSAGES, LANG].find((one) => one !== undefined && one !== "");
     return first !== undefined && /^zh/i.test(first) ? "zh" : "en";

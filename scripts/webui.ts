@@ -1,6 +1,7 @@
 import * as crypto from "node:crypto";
 import { Command } from "commander";
 import { machineFor } from "../pipeline/executor/executors";
+import { languageOfLocale } from "../pipeline/report";
 import { Store } from "../pipeline/store/store";
 import { parseOrExplain } from "./arguments";
 import { home } from "./locations.cjs";
@@ -17,8 +18,8 @@ export async function webui(args: readonly string[]): Promise<number> {
     const note = (text: string): void => {
         process.stderr.write(`${text}\n`);
     };
-    const language = (process.env["LC_ALL"] ?? process.env["LANG"] ?? "").startsWith("zh") ? "zh" : "en";
-    const program = await attend(stack, "webui.py", { name: `retune-${stack.name}`, language }, note);
+    const parameters = { name: `retune-${stack.name}`, language: languageOfLocale() };
+    const program = await attend(stack, "webui.py", parameters, note);
     // Whoever opens the page can have the target run anything.
     const user = "retune";
     const password = crypto.randomBytes(12).toString("base64url");

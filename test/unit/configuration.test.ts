@@ -7,6 +7,7 @@ import * as runtime from "@pulumi/pulumi/runtime/config.js";
 import { beforeEach, describe, expect, onTestFinished, test, vi } from "vitest";
 import { parse } from "yaml";
 import { readConfiguration } from "../../pipeline/configuration";
+import { languageOfLocale } from "../../pipeline/report";
 import { pythonEnvironment } from "../../scripts/locations.cjs";
 import { UserError } from "../../pipeline/user-error";
 
@@ -173,6 +174,18 @@ test("all problems are reported at once, each with its path", () => {
             "  retune:training.llamafactory.lora_dropot: unknown LLaMA-Factory option; did you mean lora_dropout?",
         ]);
     }
+});
+
+test.each([
+    ["zh_CN.UTF-8", "", "en_US.UTF-8", "zh"],
+    ["", "zh_CN.UTF-8", "en_US.UTF-8", "zh"],
+    ["", "", "zh_TW", "zh"],
+    ["C", "zh_CN.UTF-8", "zh_CN.UTF-8", "en"],
+    ["", "", "", "en"],
+] as const)('LC_ALL "%s", LC_MESSAGES "%s" and LANG "%s" are %s', (all, messages, lang, language) => {
+    for (const [name, value] of Object.entries({ LC_ALL: all, LC_MESSAGES: messages, LANG: lang }))
+        vi.stubEnv(name, value);
+    expect(languageOfLocale()).toBe(language);
 });
 
 describe("the port of this machine's service", () => {
