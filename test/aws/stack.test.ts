@@ -223,6 +223,7 @@ describe.skipIf(missing !== "")(`a stack on AWS${missing}`, () => {
         expect([...new Set(errors)]).toEqual([
             "rule money: a run may cost any amount, and the most is $20: set target.limits.cost",
         ]);
+        expect(account.asked().sort()).toEqual([...ASKED, ...ASKED].sort());
     });
 
     test("what was made is in the mirror as well", () => {
