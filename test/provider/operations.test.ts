@@ -30,6 +30,22 @@ async function interruption(operation: Promise<unknown>): Promise<InitFailed> {
     return error as InitFailed;
 }
 
+/** A model of which an update to another is cancelled at work, and goes on: the rig holds it. */
+async function interruptedUpdate() {
+    const rig = rigForTest();
+    const provider = await rig.start();
+    const before = await checked(provider, "Model", model);
+    const { outputs: olds } = await provider.create("Model", before);
+    const after = await checked(provider, "Model", { ...model, source: { random: { seed: 2 } } });
+    rig.hold();
+    // One whose lines are all of this update: those of an operation may arrive after its end.
+    const updating = await rig.start();
+    const ending = interruption(updating.update("Model", before, olds, after));
+    await updating.said("learning, step");
+    await updating.cancel();
+    return { rig, before, olds, after, ended: await ending };
+}
+
 describe("a preview", () => {
     test("really converts a data set, so that its digest is known, and touches nothing but caches", async () => {
         const rig = rigForTest();
@@ -263,18 +279,8 @@ describe("a stage that runs on the target", () => {
 
 describe("an update that is cancelled", () => {
     test("answers the old outputs, whatever the run goes on to make", async () => {
-        const rig = rigForTest();
-        const provider = await rig.start();
-        const before = await checked(provider, "Model", model);
-        const { outputs: olds } = await provider.create("Model", before);
-        const after = await checked(provider, "Model", { ...model, source: { random: { seed: 2 } } });
-        rig.hold();
-        // One whose lines are all of this update: those of an operation may arrive after its end.
-        const updating = await rig.start();
-        const ending = interruption(updating.update("Model", before, olds, after));
-        await updating.said("learning, step");
-        await updating.cancel();
-        const { id, properties, reasons } = await ending;
+        const { rig, before, olds, after, ended } = await interruptedUpdate();
+        const { id, properties, reasons } = ended;
         // And, for a destroy that comes now, what goes on.
         const kept = { ...olds, detached: [expect.stringMatching(/^[0-9a-f]{64}$/)] };
         expect({ id, properties, reasons }).toEqual({ id: "model", properties: kept, reasons: [DETACHED] });
@@ -412,17 +418,8 @@ describe("deleting", () => {
     });
 
     test("stops the run of an update that was interrupted, of which the state keeps the inputs from before", async () => {
-        const rig = rigForTest();
-        const provider = await rig.start();
-        const before = await checked(provider, "Model", model);
-        const { outputs: olds } = await provider.create("Model", before);
-        const after = await checked(provider, "Model", { ...model, source: { random: { seed: 2 } } });
-        rig.hold();
-        const updating = await rig.start();
-        const ending = interruption(updating.update("Model", before, olds, after));
-        await updating.said("learning, step");
-        await updating.cancel();
-        const { properties } = await ending;
+        const { rig, before, ended } = await interruptedUpdate();
+        const { properties } = ended;
         await (await rig.start()).delete("Model", before, properties);
         const [key = ""] = properties["detached"] as string[];
         const state = JSON.parse(readFileSync(path.join(rig.home, "runs", key, "state.json"), "utf8")) as object;
