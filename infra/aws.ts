@@ -262,16 +262,19 @@ async function lookAround(target: AwsTarget, provider: Provider): Promise<Found>
     const { instanceType, spot, system } = target;
     const filters = [{ name: "instance-type", values: [instanceType] }];
     const { code } = quotaOf(instanceType, spot);
-    const problems: string[] = [];
+    // Each has its place, so that the first in order is told, not the one that failed first.
+    const unanswered: string[][] = [];
     const answered = async <Answer, Value>(
         asking: Promise<Answer>,
         what: string,
         read: (answer: Answer) => Value,
     ): Promise<Value | undefined> => {
+        const place: string[] = [];
+        unanswered.push(place);
         try {
             return read(await asking);
         } catch (error) {
-            problems.push(`${what}: ${(error as Error).message}`);
+            place.push(`${what}: ${(error as Error).message}`);
             return undefined;
         }
     };
@@ -292,7 +295,7 @@ async function lookAround(target: AwsTarget, provider: Provider): Promise<Found>
             ({ insecureValue }) => insecureValue,
         ),
     ]);
-    return withoutUndefined({ zones, quota, newest, problems });
+    return withoutUndefined({ zones, quota, newest, problems: unanswered.flat() });
 }
 
 /** The provider adds 26 characters, another name each time: S3 takes 63 of these, and of all AWS no two the same. */

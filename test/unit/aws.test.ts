@@ -19,9 +19,12 @@ interface Made {
 
 let made: Made[];
 let identity: string;
+/** What AWS waits for before it refuses an answer, in ms; `undefined`: it answers. */
+let refusals: Readonly<Record<string, number>> | undefined;
 
 beforeEach(async () => {
     made = [];
+    refusals = undefined;
     identity = path.join(temporaryFolder(), "key");
     execFileSync("ssh-keygen", ["-q", "-t", "ed25519", "-N", "", "-f", identity]);
     await pulumi.setMocks(
@@ -45,8 +48,13 @@ beforeEach(async () => {
                 };
                 return { id: name === "machine" ? "i-0123" : `${name}-id`, state: outputs };
             },
-            call({ token, inputs }) {
-                switch (token.split(":").at(-1)) {
+            async call({ token, inputs }) {
+                const asked = token.split("/").at(-1)?.split(":").at(-1) ?? "";
+                if (refusals !== undefined) {
+                    await new Promise((resolve) => setTimeout(resolve, refusals?.[asked]));
+                    throw new Error(`${asked} is refused`);
+                }
+                switch (asked) {
                     case "getParameter":
                         return { insecureValue: IMAGES[(inputs as { name: string }).name] };
                     case "getServiceQuota":
@@ -239,6 +247,17 @@ describe("a machine of AWS", () => {
         expect(inputsOf("machine")["userData"]).toMatch(
             /"runcmd": \[\n {2}"[^"]*apt-get [^"]* install [^"]* rclone \|\| true"\n \]/,
         );
+    });
+
+    test("is offered with what AWS does not answer in the order in which it was asked, however long each takes", async () => {
+        refusals = { getInstanceTypeOfferings: 40, getServiceQuota: 20, getParameter: 0 };
+        await target();
+        const { problems } = inputsOf("offer")["found"] as { problems: string[] };
+        expect(problems.map((problem) => problem.split(":")[0])).toEqual([
+            "which zones have the instance type",
+            "what the account's quota is",
+            "which image is the newest of gpu-ubuntu-22.04",
+        ]);
     });
 
     test("needs a public key to let somebody in", async () => {
