@@ -5,6 +5,7 @@ import type { JsonObject } from "../pipeline/identity";
 import { parseOrExplain, UsageError } from "./arguments";
 import { SideBySide, visible } from "./side-by-side";
 import { attend, MODELS, tunedStack, type ModelName } from "./tuned-stack";
+import { TypedLines } from "./typed-lines";
 
 /** Columns from which two answers stand side by side. */
 const WIDE = 60;
@@ -61,14 +62,18 @@ export async function chat(args: readonly string[]): Promise<number> {
     if (instruction !== "") note(`Each question is put as the rows of the data set are: ${instruction}`);
     note("/clear begins anew, /exit or Ctrl-D ends, Ctrl-C ends an answer.");
     const conversation = new Conversation(program, models, { maxTokens, temperature });
-    const asked: string[] = [];
-    for await (const question of questions(asked)) {
+    const typed = process.stdin.isTTY && process.stdout.isTTY ? new TypedLines() : undefined;
+    for await (const line of typed ?? readline.createInterface({ input: process.stdin })) {
+        const question = line.trim();
+        if (question === "") continue;
         if (question === "/exit") break;
         if (question === "/clear") {
             conversation.clear();
             continue;
         }
-        await conversation.ask(instruction === "" ? question : `${instruction}\n${question}`);
+        const { stopped } = await conversation.ask(instruction === "" ? question : `${instruction}\n${question}`);
+        const unasked = stopped ? (typed?.forget() ?? 0) : 0;
+        if (unasked > 0) note(`(typed meanwhile and not asked: ${unasked}, at the up key)`);
     }
     await program.end();
     return 0;
@@ -81,52 +86,6 @@ async function ready(program: Attended, note: (text: string) => void): Promise<v
         if (said["ready"] === true) return;
         if (typeof said["note"] === "string") note(`${said["note"]} …`);
     }
-}
-
-/** What somebody types, or a file says, line by line; empty lines are none. */
-async function* questions(asked: string[]): AsyncGenerator<string> {
-    if (!process.stdin.isTTY) {
-        for await (const line of readline.createInterface({ input: process.stdin }))
-            if (line.trim() !== "") yield line.trim();
-        return;
-    }
-    for (;;) {
-        const line = await typed(asked);
-        if (line === undefined) return;
-        if (line.trim() !== "") yield line.trim();
-    }
-}
-
-/**
- * One line, with what was asked before at the up key; undefined after Ctrl-D or Ctrl-C. The terminal is as it was when
- * it answers, so that it is so whatever happens during an answer.
- */
-function typed(asked: string[]): Promise<string | undefined> {
-    return new Promise((resolve) => {
-        const reader = readline.createInterface({
-            input: process.stdin,
-            output: process.stdout,
-            history: asked,
-            removeHistoryDuplicates: true,
-        });
-        let line: string | undefined;
-        reader.on("history", (history: string[]) => {
-            asked.splice(0, asked.length, ...history);
-        });
-        reader.on("line", (text) => {
-            line = text;
-            reader.close();
-        });
-        reader.on("SIGINT", () => {
-            reader.close();
-        });
-        reader.on("close", () => {
-            if (line === undefined) process.stdout.write("\n");
-            resolve(line);
-        });
-        reader.setPrompt("> ");
-        reader.prompt();
-    });
 }
 
 class Conversation {
@@ -142,8 +101,11 @@ class Conversation {
         this.messages.clear();
     }
 
-    /** Shows the answers as they come. Ctrl-C ends the one that is being given, which counts, and the others are not asked. */
-    async ask(question: string): Promise<void> {
+    /**
+     * Shows the answers as they come. Ctrl-C ends the one that is being given, which counts, and the others are not asked;
+     * then it was `stopped`.
+     */
+    async ask(question: string): Promise<{ readonly stopped: boolean }> {
         let interrupted = 0;
         const interrupt = (): void => {
             if (Date.now() - interrupted < ECHO) return;
@@ -170,6 +132,7 @@ class Conversation {
         } finally {
             process.off("SIGINT", interrupt);
         }
+        return { stopped: interrupted > 0 };
     }
 
     /** Answers how it ended, where there is something to say about that. */

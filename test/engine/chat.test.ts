@@ -70,12 +70,15 @@ describe("talking to a stack's models", () => {
         const type = (text: string) => chat.child.stdin?.write(text);
         const prompts = () => chat.stdout.split("\u001b[0J> ").length - 1;
         await chat.until("the first prompt", () => prompts() > 0);
-        type(`${QUESTION}\r`);
+        type(`/clear\r${QUESTION}\r`);
         await chat.until("the heads of two columns", () => /\nbase {35}│ tuned\r\n─{38} │ ─{38}\r\n/.test(chat.stdout));
+        type("And then?\r");
+        await chat.until("what is typed ahead", () => chat.stdout.includes("And then?\r\n"));
         const before = prompts();
         type("\u0003");
         await chat.until("the next prompt", () => prompts() > before);
         expect(chat.stdout).toContain("(stopped)");
+        expect(chat.stdout).toContain("(typed meanwhile and not asked: 1, at the up key)\r\n");
         type("\u0003");
         const { stdout } = await chat.ended;
         expect(stdout.endsWith("\nmodes as before\nexit 0\n"), stdout).toBe(true);
