@@ -8,8 +8,8 @@ import { writeJson } from "./store/store";
 
 /** `retune:report`. */
 export const reportSettings = {
-    /** Of the page's own words. Data and answers stay what they are. */
-    language: oneOf(["en", "zh"]).default(languageOfLocale),
+    /** Of the page's own words. Data and answers stay what they are. Without it, as the locale was at the first report. */
+    language: oneOf(["en", "zh"]).optional(),
 };
 
 /** What the first of the variables says that decide about messages, as everywhere. */
@@ -46,7 +46,11 @@ export const report: Stage<Inputs> = {
     transport: ["keys"],
     tools: () => ({ contract: 5 }),
 
-    work({ stack, notice, language, keys, service }) {
+    /** Who updates a stack from another locale makes no other report. */
+    resolve: ({ language }, previous) =>
+        Promise.resolve({ language: language ?? previous?.language ?? languageOfLocale() }),
+
+    work({ stack, notice, language = languageOfLocale(), keys, service }) {
         return {
             on: "client",
             inPreview: "unknown",

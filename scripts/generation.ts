@@ -1,7 +1,7 @@
 import * as path from "node:path";
 import * as fs from "node:fs";
 import type { ReportData } from "../pipeline/report/data";
-import type { Subject } from "../pipeline/report/gather";
+import type { ReportArgs } from "../pipeline/report";
 import type { SessionEntry } from "../pipeline/stage";
 import { readJson, Store } from "../pipeline/store/store";
 import { describeReason } from "./display";
@@ -15,7 +15,7 @@ import type { StageOutcome } from "./outcome";
 export async function keepReport(
     home: string,
     stages: readonly StageOutcome[],
-    report: Pick<Subject, "stack" | "notice" | "language">,
+    report: Pick<ReportArgs, "stack" | "notice" | "language">,
 ): Promise<string | undefined> {
     const of = (name: string): StageOutcome | undefined => stages.find((one) => one.name === name);
     const page = stages.find(({ type }) => type === "finetune:pipeline:Report");
@@ -27,7 +27,7 @@ export async function keepReport(
     const isNew = page !== undefined && isDone(page);
     if (!isNew && !isRefused && !isUnserved) return undefined;
     const store = new Store(home);
-    const { generationsOf, keepGeneration, pageOf } = await import("../pipeline/report/history");
+    const { generationsOf, keepGeneration, languageOfHistory, pageOf } = await import("../pipeline/report/history");
     if (page?.action === "ran" && page.digest !== undefined) {
         const folder = store.artifactFolder(page.digest);
         const data = await readJson<ReportData>(path.join(folder, "report.json"));
@@ -48,7 +48,9 @@ export async function keepReport(
     const { gather } = await import("../pipeline/report/gather");
     const { renderReport } = await import("../pipeline/report/render");
     const address = service !== undefined && service.action !== "skipped" ? service.uri : undefined;
-    const data = await gather(store, { ...report, keys, session, service: address });
+    const { languageOfLocale } = await import("../pipeline/report");
+    const language = report.language ?? languageOfHistory(home, report.stack) ?? languageOfLocale();
+    const data = await gather(store, { ...report, language, keys, session, service: address });
     return keepGeneration(home, data, await renderReport(data));
 }
 

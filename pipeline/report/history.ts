@@ -47,6 +47,14 @@ export function pageOf(home: string, stack: string, number: number): string {
     return path.join(historyFolder(home, stack), String(number), "report.html");
 }
 
+/** What the stack's last report is in; undefined where there is none, or it is gone. */
+export function languageOfHistory(home: string, stack: string): Language | undefined {
+    const last = generationsOf(home, stack).at(-1);
+    if (last === undefined) return undefined;
+    const file = path.join(historyFolder(home, stack), String(last.number), "report.json");
+    return fs.existsSync(file) ? (JSON.parse(fs.readFileSync(file, "utf8")) as ReportData).language : undefined;
+}
+
 /** Keeps a report as the next generation of its stack. Answers the path of its page. */
 export async function keepGeneration(home: string, data: ReportData, report: string): Promise<string> {
     const folder = historyFolder(home, data.stack);

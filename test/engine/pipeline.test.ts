@@ -118,16 +118,16 @@ describe("a pipeline over its life", () => {
         expect(rig.gitStatus()).toBe("");
     });
 
-    test("a second up does nothing, starts nothing, writes nothing", async () => {
+    test("a second up, by somebody of another locale, does nothing, starts nothing, writes nothing", async () => {
         const runtime = fs.mkdtempSync(path.join(rig.folder, "runtime-"));
         const before = [...listing(path.join(rig.home, "runs")), ...listing(path.join(rig.home, "store"))];
         // Stages that do not depend on each other are written in any order.
         const resources = () =>
             STAGES.map((name) => ({ ...rig.stored(name), dependencies: [], propertyDependencies: {} }));
         const state = resources();
-        rig.environment["XDG_RUNTIME_DIR"] = runtime;
+        Object.assign(rig.environment, { XDG_RUNTIME_DIR: runtime, LC_ALL: "zh_CN.UTF-8" });
         const { code, answer, actions, stderr } = await rig.json("up").finally(() => {
-            rig.environment["XDG_RUNTIME_DIR"] = rig.runtime;
+            Object.assign(rig.environment, { XDG_RUNTIME_DIR: rig.runtime, LC_ALL: undefined });
         });
         expect({ code, actions }).toEqual({ code: 0, actions: all("unchanged") });
         expect(stderr).toMatch(/^up of stack test\nNothing to do: 6 stages are unchanged \(\d+\.\d s\)\.\n$/);

@@ -300,16 +300,18 @@ describe("what an update leaves in the history", () => {
                 report,
             ),
         ).toBeUndefined();
+        await keepGeneration(home, { ...data, language: "zh" }, "");
         await keepReport(
             home,
             all.map((kind) => outcome(kind, "cached")),
-            report,
+            { stack: "dev", notice: "" },
         );
-        const json = fs.readFileSync(path.join(home, "history", "dev", "1", "report.json"), "utf8");
+        const json = fs.readFileSync(path.join(home, "history", "dev", "2", "report.json"), "utf8");
         const kept = JSON.parse(json) as typeof data;
+        expect(kept.language).toBe("zh"); // nothing else is configured: as the one before
         expect(new Set(kept.stages.map(({ action }) => action))).toEqual(new Set(["cached"]));
         expect(kept.exported).toMatchObject({ files: 3, template: "qwen3", instruction: "Answer." });
-        expect(generationsOf(home, "dev")).toHaveLength(1);
+        expect(generationsOf(home, "dev")).toHaveLength(2);
     });
 
     test("one whose service did not come up: the model is there, and what kept it from serving is said", async () => {

@@ -1,8 +1,8 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import path from "node:path";
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import { Absent, type Executor } from "../../pipeline/executor/executor";
-import type { JsonObject } from "../../pipeline/identity";
+import { sha256, type JsonObject } from "../../pipeline/identity";
 import { Lifecycle } from "../../pipeline/provider/lifecycle";
 import { stageKey } from "../../pipeline/stage";
 import { model } from "../../pipeline/model";
@@ -59,4 +59,34 @@ describe("deleting a stage whose run goes on", () => {
         const gone = new Absent("i-0123 does not exist any more");
         expect(await deleted({ ...host, instance }, () => Promise.reject(gone))).toEqual([]);
     });
+});
+
+test("a report stays in the language of its stack's first one, whoever updates it, until it is configured", async () => {
+    const lifecycle = new Lifecycle(
+        new Store(temporaryFolder()),
+        () => Promise.reject(new Error("nothing runs")),
+        () => undefined,
+    );
+    const urn = "urn:pulumi:dev::retune::finetune:pipeline:Report::report";
+    const each = Object.fromEntries(
+        ["dataset", "model", "training", "evaluation", "export"].map((name) => [name, sha256(name)]),
+    );
+    const news = { stack: "dev", notice: "", digests: each, keys: each };
+    const check = async (locale: string, given: JsonObject, olds?: JsonObject) => {
+        vi.stubEnv("LC_ALL", locale);
+        const { inputs, failures } = await lifecycle.check(urn, given, olds);
+        vi.unstubAllEnvs();
+        expect(failures).toEqual([]);
+        return inputs;
+    };
+    const first = await check("zh_CN.UTF-8", news);
+    expect(first["language"]).toBe("zh");
+    const second = await check("C", news, first);
+    expect(second).toEqual(first);
+    expect(lifecycle.diff(urn, first, {}, second)).toEqual([]);
+    const configured = await check("zh_CN.UTF-8", { ...news, language: "en" }, second);
+    expect(lifecycle.diff(urn, second, {}, configured)).toEqual([
+        { kind: "changed", field: "language", old: "zh", new: "en" },
+    ]);
+    expect((await check("zh_CN.UTF-8", news, configured))["language"]).toBe("en");
 });
