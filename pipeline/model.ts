@@ -1,6 +1,7 @@
 import * as fs from "node:fs";
 import * as path from "node:path";
 import { z } from "zod";
+import { hubAddress } from "../datasets/sources/huggingface";
 import { resolveHubCommit } from "../datasets/sources/source";
 import { targetSchema } from "../infra/target";
 import { flag, group, holdsUser, integer, jsonObject, NO_USER, text, unknownKey } from "./fields";
@@ -89,6 +90,8 @@ export const model: Stage<Inputs> = {
         if ("folder" in source) return { content: { folder: await folderDigest(source.folder) } };
         const hub = "huggingface" in source ? "huggingface" : "modelscope";
         const repository = "huggingface" in source ? source.huggingface : source.modelscope;
+        // Also where nobody is asked for a commit: the job will carry the address, into a file.
+        if ("huggingface" in source) hubAddress(source.endpoint);
         const unchanged = same(previous?.source, source);
         const before = unchanged ? previous?.content?.["commit"] : undefined;
         if (typeof before === "string") return { content: { [hub]: repository, commit: before } };

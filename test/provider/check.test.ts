@@ -106,6 +106,19 @@ describe("check", () => {
         expect(JSON.stringify(answer.failures)).not.toContain("canary");
     });
 
+    test("refuses an HF_ENDPOINT with a password, also where the commit is given and nobody is asked for it", async () => {
+        const another = await rig.start({ HF_ENDPOINT: "https://user:canary@mirror.example.com" });
+        const source = { huggingface: "someone/tiny", revision: "1".repeat(40) };
+        const { failures } = await another.check("Model", { ...model, source });
+        expect(failures).toEqual([
+            [
+                "",
+                "HF_ENDPOINT: expected an address without a user's name and password in it: " +
+                    "it goes in clear into state, manifest and messages",
+            ],
+        ]);
+    });
+
     test("of a stage that does not exist says which there are", async () => {
         await expect(provider.check("Trainig", {})).rejects.toThrow(
             "there is no stage Trainig; there is Dataset, Model, Training, Evaluation, Export, Report",
