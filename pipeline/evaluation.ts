@@ -68,7 +68,7 @@ export const evaluation: Stage<Inputs> = {
     kind: "Evaluation",
     fields,
     transport: ["target", "accepted", "heldOut"],
-    tools: () => ({ contract: 3, ...trainingVersions() }),
+    tools: () => ({ contract: 4, ...trainingVersions() }),
 
     // Part of the data set, which is in the key.
     async resolve({ dataset }) {

@@ -199,7 +199,7 @@ function compare(
     if (against === "incumbent" && other === undefined) {
         const own = rows.flatMap((row) => paired(row, 0));
         const tuned = mean(own)?.tuned ?? null;
-        const words = `${metric} ${shown(metric, tuned)}: there is no incumbent yet`;
+        const words = `${metric} ${shown(metric, tuned)}: there is no incumbent, as after a destroy or at first`;
         const outcome = { text: words, finding: { kind: "first" }, held: true, ...about, tuned, other: null } as const;
         return { outcome, worse: [], rows: own.length, leftOut: 0 };
     }

@@ -50,7 +50,8 @@ describe("a verdict", () => {
         const verdict = judge(gate(lenient), { base: model([2, 2]), tuned: model([1, 1]), incumbent: undefined });
         expect(verdict.decision).toBe("accepted");
         expect(verdict.conditions[1]).toEqual({
-            ...{ text: "evalLoss 1.0000: there is no incumbent yet", finding: { kind: "first" }, held: true },
+            ...{ text: "evalLoss 1.0000: there is no incumbent, as after a destroy or at first" },
+            ...{ finding: { kind: "first" }, held: true },
             ...{ against: "incumbent", metric: "evalLoss", tuned: 1, other: null },
         });
     });
