@@ -1,6 +1,7 @@
 import * as fs from "node:fs";
 import * as path from "node:path";
 import { Config } from "@pulumi/pulumi/config.js";
+import { getStack } from "@pulumi/pulumi/metadata.js";
 import { allConfig, isConfigSecret } from "@pulumi/pulumi/runtime/config.js";
 import { type z } from "zod";
 import { declaredTargetSchema, precisionOn } from "../infra/target";
@@ -17,7 +18,7 @@ import { nearest } from "./nearest";
 import { pushSettings } from "./push";
 import { reportSettings } from "./report";
 import { SECRETS } from "./secrets";
-import { isTaken, serviceSettings } from "./service";
+import { portProblem, serviceSettings } from "./service";
 import { trainingSettings } from "./training";
 import { UserError } from "./user-error";
 
@@ -206,8 +207,8 @@ function missingPaths({ dataset, model }: Partial<Configuration>): Problem[] {
 /** Whether this machine has what its service needs; another machine says so itself, when it is looked at. */
 function serviceProblems({ target, service }: Partial<Configuration>): Problem[] {
     if (target?.type !== "local" || service?.enabled !== true) return [];
-    const taken = `${service.port} is taken by another program on this machine: choose another port`;
-    const problems = isTaken(service.port, home()) ? [{ path: "service.port", message: taken }] : [];
+    const message = portProblem(service.port, home(), getStack());
+    const problems = message === undefined ? [] : [{ path: "service.port", message }];
     return service.backend === "vllm" ? [...problems, ...vllmProblems()] : problems;
 }
 

@@ -44,3 +44,11 @@ export function outputOf(
 export function bootId(): string {
     return fs.readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim();
 }
+
+/** Why a process is not the one that has written down its pid, start and boot; undefined where it is. As runner.py has it. */
+export function whyLost({ boot, pid, pidStarted }: Partial<Record<"boot" | "pid" | "pidStarted", unknown>>) {
+    if (typeof boot !== "string" || typeof pid !== "number" || typeof pidStarted !== "number")
+        return "its state.json does not name its process";
+    if (boot !== bootId()) return "the machine was restarted";
+    return processOf(pid)?.started === pidStarted ? undefined : "its process is gone without a result";
+}

@@ -8,6 +8,7 @@ import { digest, integer, jsonObject, oneOf } from "./fields";
 import { chatFields, PRECISIONS } from "./llamafactory/answering";
 import { parseJson } from "./identity";
 import { environmentOf, programs, versions } from "./llamafactory/job";
+import { whyLost } from "./processes";
 
 /** `retune:service`, besides `enabled`. */
 export const serviceSettings = {
@@ -39,16 +40,21 @@ export function serviceTools() {
 }
 
 /**
- * Whether a program other than this home's own service listens on a port of this machine's IPv4 loopback. Linux lists them
- * in /proc/net/tcp: `0: 0100007F:1F40 00000000:0000 0A …`, 0A for LISTEN. Whoever listens on all of IPv6, in tcp6, mostly
- * has IPv4 as well.
+ * What keeps a stack's service from a port of this machine's IPv4 loopback. Linux lists who listens in /proc/net/tcp:
+ * `0: 0100007F:1F40 00000000:0000 0A …`, 0A for LISTEN. Whoever listens on all of IPv6, in tcp6, mostly has IPv4 as well.
  */
-export function isTaken(port: number, home: string): boolean {
-    const front = parseJson(textOf(path.join(home, "services", String(port), "state.json")));
-    if (typeof front?.["pid"] === "number" && fs.existsSync(`/proc/${front["pid"]}`)) return false;
+export function portProblem(port: number, home: string, stack: string): string | undefined {
+    const front = parseJson(textOf(path.join(home, "services", String(port), "state.json"))) ?? {};
+    if (whyLost(front) === undefined) {
+        const owner = front["owner"];
+        if (typeof owner !== "string" || owner === serviceOwner(stack, "service")) return undefined;
+        return `${port} is that of ${owner} on this machine: choose another port`;
+    }
     const hex = port.toString(16).toUpperCase().padStart(4, "0");
     const listens = new RegExp(`^ *\\d+: (0100007F|0{8}|0{32}):${hex} 0+:0000 0A `, "m");
-    return ["/proc/net/tcp", "/proc/net/tcp6"].some((file) => listens.test(textOf(file)));
+    return ["/proc/net/tcp", "/proc/net/tcp6"].some((file) => listens.test(textOf(file)))
+        ? `${port} is taken by another program on this machine: choose another port`
+        : undefined;
 }
 
 function textOf(file: string): string {

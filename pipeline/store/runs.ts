@@ -3,7 +3,7 @@ import * as path from "node:path";
 import type { Target } from "../../infra/target";
 import { parseEvents, type RunEvent, type RunState } from "../executor/executor";
 import { parseJson, type JsonObject } from "../identity";
-import { bootId, processOf } from "../processes";
+import { whyLost } from "../processes";
 import { UserError } from "../user-error";
 
 /** A run as its folder tells it, without asking anybody. Times are seconds since 1970. */
@@ -115,13 +115,6 @@ function whatIsWrong(state: unknown): string {
     if (state === "succeeded") return "its result.json is gone or was altered";
     if (typeof state !== "string") return "its state.json cannot be read";
     return `its state.json says '${state}', which this Retune does not know: a newer one may have written it`;
-}
-
-function whyLost({ boot, pid, pidStarted }: StateFile): string | undefined {
-    if (boot === undefined || pid === undefined || pidStarted === undefined)
-        return "its state.json does not name its process";
-    if (boot !== bootId()) return "the machine was restarted";
-    return processOf(pid)?.started === pidStarted ? undefined : "its process is gone without a result";
 }
 
 function progressOf(file: string, active: boolean): Partial<RunSummary> {

@@ -3,10 +3,12 @@ import * as fs from "node:fs";
 import * as net from "node:net";
 import * as os from "node:os";
 import path from "node:path";
+import { getStack } from "@pulumi/pulumi/metadata.js";
 import * as runtime from "@pulumi/pulumi/runtime/config.js";
 import { beforeEach, describe, expect, onTestFinished, test, vi } from "vitest";
 import { parse } from "yaml";
 import { readConfiguration } from "../../pipeline/configuration";
+import { processOf } from "../../pipeline/processes";
 import { languageOfLocale } from "../../pipeline/report";
 import { pythonEnvironment } from "../../scripts/locations.cjs";
 import { UserError } from "../../pipeline/user-error";
@@ -216,11 +218,19 @@ describe("the port of this machine's service", () => {
         },
     );
 
-    test("is its own where the stack's service is there, and no other's where only a client of that port is", async () => {
-        const port = await listening("127.0.0.1");
+    /** What the front of a service has written of itself. */
+    function front(port: number, state: object): void {
         const folder = path.join(emptyHome(), "services", String(port));
         fs.mkdirSync(folder, { recursive: true });
-        fs.writeFileSync(path.join(folder, "state.json"), JSON.stringify({ pid: process.pid }));
+        const boot = fs.readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim();
+        const { started: pidStarted } = processOf(process.pid) ?? {};
+        const me = { pid: process.pid, pidStarted, boot, owner: `stack ${getStack()} (service)` };
+        fs.writeFileSync(path.join(folder, "state.json"), JSON.stringify({ ...me, ...state }));
+    }
+
+    test("is the stack's own where its service is there, and nobody's where only a client is at that port", async () => {
+        const port = await listening("127.0.0.1");
+        front(port, {});
         expect(read({ service: { enabled: true, port } }).service.port).toBe(port);
         emptyHome();
         const client = net.connect(port, "127.0.0.1");
@@ -228,6 +238,18 @@ describe("the port of this machine's service", () => {
         onTestFinished(() => void client.destroy());
         const { localPort = 0 } = client;
         expect(read({ service: { enabled: true, port: localPort } }).service.port).toBe(localPort);
+    });
+
+    test.each([
+        ["has the number of the front that was", { pidStarted: 1 }, "taken by another program"],
+        ["has both since the machine was restarted", { boot: "another" }, "taken by another program"],
+        ["is the front of another stack", { owner: "stack other (service)" }, "that of stack other (service)"],
+    ])("is not the stack's own where a process %s", async (_, state, whose) => {
+        const port = await listening("127.0.0.1");
+        front(port, state);
+        expect(() => read({ service: { enabled: true, port } })).toThrow(
+            `the configuration has a problem:\n  retune:service.port: ${port} is ${whose} on this machine: choose another port`,
+        );
     });
 });
 
