@@ -63,21 +63,56 @@ describe("the service", () => {
         return digestOfFiles(files);
     }
 
-    /** Asks again and again until `work` is done; answers which models have answered, without repetitions in a row. */
-    async function asking<Value>(work: Promise<Value>) {
-        const models: (string | null)[] = [];
-        let answers = 0;
-        const going = new AbortController();
-        const ended = work.finally(() => {
-            going.abort();
-        });
-        while (!going.signal.aborted) {
-            const { response } = await client().chat.completions.create(question).withResponse();
-            const model = response.headers.get("x-retune-model");
-            if (models.at(-1) !== model) models.push(model);
-            answers += 1;
+    /** One answer, streamed or not, and which model it is of; a stream has to be whole, and of one answer. */
+    async function ask(stream: boolean): Promise<{ readonly model: string; readonly text: string }> {
+        const greedy = { ...question, max_tokens: 16, temperature: 0 };
+        const modelOf = (response: Response) => response.headers.get("x-retune-model") ?? "";
+        if (!stream) {
+            const { data, response } = await client().chat.completions.create(greedy).withResponse();
+            return { model: modelOf(response), text: data.choices[0]?.message.content?.trim() ?? "" };
         }
-        return { models, answers, value: await ended };
+        const { data, response } = await client()
+            .chat.completions.create({ ...greedy, stream })
+            .withResponse();
+        let text = "";
+        const ids = new Set<string>();
+        const ends: string[] = [];
+        for await (const { id, choices } of data) {
+            ids.add(id);
+            text += choices[0]?.delta.content ?? "";
+            if (choices[0]?.finish_reason) ends.push(choices[0].finish_reason);
+        }
+        if (ids.size !== 1 || ends.join() !== "stop")
+            throw new Error(`a stream of ${ids.size} answers ended: ${ends.join()}`);
+        return { model: modelOf(response), text: text.trim() };
+    }
+
+    /**
+     * Four clients, two of them streaming, ask again and again until `work` is done, and once more. Answers what failed,
+     * which models each client saw, without repetitions in a row, and what each model said, without repetitions.
+     */
+    async function asking<Value>(work: Promise<Value>) {
+        const failures: string[] = [];
+        const said: Record<string, string[]> = {};
+        let answers = 0;
+        let isDone = false;
+        const clients = [false, true, false, true].map(async (stream) => {
+            const models: string[] = [];
+            for (let isLast = false; !isLast;) {
+                isLast = isDone;
+                try {
+                    const { model, text } = await ask(stream);
+                    if (models.at(-1) !== model) models.push(model);
+                    said[model] = [...new Set([...(said[model] ?? []), text])];
+                    answers += 1;
+                } catch (error) {
+                    failures.push(`${stream ? "streaming" : "whole"}: ${String(error)}`);
+                }
+            }
+            return models;
+        });
+        const value = await work.finally(() => (isDone = true));
+        return { failures, models: await Promise.all(clients), said: Object.values(said), answers, value };
     }
 
     test("comes up with the stack and answers the official client, streaming and not", async () => {
@@ -170,15 +205,18 @@ describe("the service", () => {
         expect(asked).not.toBe(source);
         fs.writeFileSync(program, asked);
         const before = serving();
-        const { models, answers, value } = await asking(rig.json("up"));
+        const { failures, models, said, answers, value } = await asking(rig.json("up"));
         fs.writeFileSync(program, source);
         expect(value.code).toBe(1);
         expect(value.actions).toEqual({ ...all("unchanged"), report: "skipped", service: "failed" });
         expect(service(value.answer)?.error).toMatch(
             /^the model did not come up: the model cannot be loaded: SafetensorError: Error while deserializing header: incomplete metadata, file not fully covered; the one before goes on serving\n {2}last lines of its log:\n/,
         );
-        expect(models).toHaveLength(1);
-        expect(answers).toBeGreaterThan(3);
+        expect(failures).toEqual([]);
+        const [[model] = []] = models;
+        expect(models).toEqual(Array(4).fill([model]));
+        expect(said).toEqual([[expect.any(String)]]);
+        expect(answers).toBeGreaterThan(10);
         expect(serving()).toEqual(before);
         // The stack is what it was: there is nothing to bring back.
         expect((await rig.json("up")).actions).toEqual({ ...all("unchanged"), service: "unchanged" });
@@ -200,7 +238,7 @@ describe("the service", () => {
         const gate = { conditions: [{ against: 0.001, metric: "evalLoss" }], minRows: 1 };
         configure({}, { training: { learningRate: 0.03 }, evaluation: { gate } });
         const before = serving();
-        const { models, value } = await asking(rig.json("up"));
+        const { failures, models, said, value } = await asking(rig.json("up"));
         expect(value.code, value.stderr).toBe(3);
         expect(value.actions).toMatchObject({
             training: "ran",
@@ -208,27 +246,30 @@ describe("the service", () => {
             export: "skipped",
             service: "skipped",
         });
-        expect(models).toHaveLength(1);
+        expect(failures).toEqual([]);
+        const [[model] = []] = models;
+        expect(models).toEqual(Array(4).fill([model]));
+        expect(said).toEqual([[expect.any(String)]]);
         expect(serving()).toEqual(before);
         expect(reported()).toEqual({ newest: 2, action: "skipped", reasons: [] });
     });
 
-    test("changes to a new model without a request that fails, and once", async () => {
+    test("changes to a new model without a request that fails or a stream that breaks off, and once", async () => {
         configure({}, { training: { learningRate: 0.02 } });
-        const { models, answers, value } = await asking(rig.json("up"));
+        const { model: before } = await ask(false);
+        const { failures, models, said, answers, value } = await asking(rig.json("up"));
         expect(value.code, value.stderr).toBe(0);
         expect(service(value.answer)?.action).toBe("ran");
         expect(reported()).toMatchObject({
             ...{ newest: 3, action: "ran" },
             reasons: [expect.stringMatching(/^model [0-9a-f]{12} → [0-9a-f]{12}$/)],
         });
-        // The last question may have been answered just before.
-        const { response } = await client().chat.completions.create(question).withResponse();
-        const last = response.headers.get("x-retune-model");
-        expect(last).toBe(service(value.answer)?.digest?.slice(0, 12));
-        expect([...new Set([...models, last])]).toHaveLength(2);
-        expect(models.length).toBeLessThanOrEqual(2);
-        expect(answers).toBeGreaterThan(10);
+        expect(failures).toEqual([]);
+        expect(models).toEqual(Array(4).fill([before, service(value.answer)?.digest?.slice(0, 12)]));
+        // Streamed or not, each says one thing only: no answer has a part of the other's.
+        expect(said).toEqual([[expect.any(String)], [expect.any(String)]]);
+        expect(said[0]).not.toEqual(said[1]);
+        expect(answers).toBeGreaterThan(20);
         await eventually("the old model's process ends", () => serving().length === 2);
     });
 
