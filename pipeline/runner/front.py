@@ -16,6 +16,7 @@ import http.server
 import json
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -181,11 +182,47 @@ class UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self.address))
 
 
+class Clients:
+    """Those who wait for an answer. When one goes away its request is ended: the model would compute on for nobody."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.epoll = select.epoll()
+        self.waiting = {}  # a client's file descriptor -> its connection to the model, and whether it has gone
+        threading.Thread(target=self.watch, daemon=True).start()
+
+    @contextlib.contextmanager
+    def one(self, client: socket.socket, model: socket.socket):
+        """Watches a client, who has nothing more to say, and gives an event that is set once it has gone."""
+        gone = threading.Event()
+        with self.lock:
+            self.waiting[client.fileno()] = model, gone
+            self.epoll.register(client, select.EPOLLRDHUP | select.EPOLLONESHOT)
+        try:
+            yield gone
+        finally:
+            with self.lock:
+                self.epoll.unregister(client)
+                del self.waiting[client.fileno()]
+
+    def watch(self) -> None:
+        while True:
+            for descriptor, _ in self.epoll.poll():
+                with self.lock:
+                    if descriptor not in self.waiting:
+                        continue
+                    model, gone = self.waiting[descriptor]
+                    gone.set()
+                    with contextlib.suppress(OSError):
+                        model.shutdown(socket.SHUT_RDWR)
+
+
 class Front:
     def __init__(self, folder: Path):
         self.folder = folder
         self.key = (folder / "key").read_text("utf-8").strip()
         self.log = Log(folder / "log")
+        self.clients = Clients()
         self.active = None
         self.starting = None
         self.failed = None
@@ -345,13 +382,16 @@ def handler_of(front: Front) -> type:
             return self.refuse(503, f"no model is served: {why}", "no_model")
 
         def relay(self, model: Model, connection: http.client.HTTPConnection, body: bytes, headers: dict) -> None:
-            with contextlib.closing(connection):
+            with contextlib.closing(connection), front.clients.one(self.connection, connection.sock) as gone:
                 try:
                     connection.request(self.command, self.path, body, headers)
                     answer = connection.getresponse()
-                except TimeoutError:
-                    return self.refuse(504, f"the model did not answer within {PATIENCE} seconds", "model_timeout")
-                except (OSError, http.client.HTTPException):
+                except (OSError, http.client.HTTPException) as error:
+                    if gone.is_set():
+                        self.close_connection = True
+                        return None
+                    if isinstance(error, TimeoutError):
+                        return self.refuse(504, f"the model did not answer within {PATIENCE} seconds", "model_timeout")
                     return self.refuse(502, "the model's process ended before it answered", "model_ended")
                 self.send_response(answer.status)
                 for name, value in answer.getheaders():
@@ -361,11 +401,15 @@ def handler_of(front: Front) -> type:
                 length = answer.getheader("Content-Length")
                 self.send_header(*(("Transfer-Encoding", "chunked") if length is None else ("Content-Length", length)))
                 self.end_headers()
+                sent = 0
                 try:
                     while block := answer.read1(1 << 16):
                         self.wfile.write(b"%x\r\n%s\r\n" % (len(block), block) if length is None else block)
+                        sent += len(block)
                     if length is None:
                         self.wfile.write(b"0\r\n\r\n")
+                    elif sent < int(length):
+                        self.close_connection = True
                 except (OSError, http.client.HTTPException):
                     self.close_connection = True  # half an answer must not look like a whole one
             return None

@@ -78,15 +78,7 @@ describe("a model that is not whole", () => {
 describe("vLLM", () => {
     test("is asked for the model, its context and its precision, and answers behind the same key and the same refusals", async () => {
         writeModel({ rows: 8 });
-        const server = start("vllm");
-        const socket = path.join(folder, "socket");
-        await eventually("it listens", () => {
-            expect(server.exitCode).toBeNull();
-            return fs.existsSync(socket);
-        });
-        const ask = (content: string, more: object = {}) =>
-            request(socket, { model: "retune", messages: [{ role: "user", content }], ...more });
-
+        await listening("vllm");
         const answer = await ask("a", { max_tokens: 5, temperature: 0.5 });
         expect(answer.status).toBe(200);
         expect(JSON.parse(answer.text)).toMatchObject({ choices: [{ message: { content: "a stand-in" } }] });
@@ -98,11 +90,13 @@ describe("vLLM", () => {
             400,
             expect.stringMatching(/"the request is longer than the model's context: \d+ tokens of 2048"/),
         ]);
-        expect((await request(socket, {}, "another")).status).toBe(401);
+        expect((await request({}, "another")).status).toBe(401);
 
-        const lines = fs.readFileSync(path.join(work, "vllm.jsonl"), "utf8").trim().split("\n");
-        const noted = lines.map((line) => JSON.parse(line) as Record<string, object>);
-        expect(noted).toEqual([
+        const noted = () => {
+            const lines = fs.readFileSync(path.join(work, "vllm.jsonl"), "utf8").trim().split("\n");
+            return lines.map((line) => JSON.parse(line) as Record<string, object>);
+        };
+        expect(noted()).toEqual([
             {
                 engine: expect.objectContaining({
                     ...{ model: "base", dtype: "float32", max_model_len: 2048, tensor_parallel_size: 1 },
@@ -113,12 +107,74 @@ describe("vLLM", () => {
             { request: expect.objectContaining({ max_tokens: 5, temperature: 0.5, stop_token_ids: [1] }) as object },
             { request: expect.objectContaining({ max_tokens: 1024 }) as object },
         ]);
+
+        await leave({ stop: "never" }, () => noted().length === 6);
+        await eventually("it is told to end the answer", () => noted().length === 7);
+        expect(noted().at(-1)).toEqual({ request: "ended" });
     });
 });
 
-/** Starts the program with the stand-in for vLLM; the test's end is its end. */
-function start(backend: "vllm"): ChildProcess {
-    const env = { ...process.env, OMP_NUM_THREADS: "1", PYTHONPATH: path.join(project, "test", "stand-in-vllm") };
+describe("an answer that nobody waits for any more", () => {
+    test("is not generated on, streamed or not", async () => {
+        // It says "a" for hours.
+        writeModel({ rows: 8, context: 10_000_000 });
+        const { pid = 0 } = await listening("huggingface");
+        for (const stream of [false, true]) {
+            const before = secondsOf(pid);
+            await leave({ stream, max_tokens: 9_000_000 }, () => secondsOf(pid) > before + 0.5);
+            await eventually("it rests", async () => {
+                const then = secondsOf(pid);
+                await new Promise((resolve) => setTimeout(resolve, 300));
+                return secondsOf(pid) - then < 0.1;
+            });
+        }
+        expect((await ask("a", { max_tokens: 3 })).text).toContain('"content":"aaa"');
+    });
+});
+
+/** Starts the program; resolves when it listens. */
+async function listening(backend: "huggingface" | "vllm"): Promise<ChildProcess> {
+    const server = start(backend);
+    await eventually("it listens", () => {
+        expect(server.exitCode).toBeNull();
+        return fs.existsSync(path.join(folder, "socket"));
+    });
+    return server;
+}
+
+function ask(content: string, more: object = {}): Promise<{ status: number; text: string }> {
+    return request({ model: "retune", messages: [{ role: "user", content }], ...more });
+}
+
+/** Asks, and goes away when something has come to pass. */
+async function leave(more: object, when: () => boolean): Promise<void> {
+    const going = new AbortController();
+    const answer = request(
+        { model: "retune", messages: [{ role: "user", content: "a" }], ...more },
+        "key",
+        going.signal,
+    );
+    const broken = expect(answer).rejects.toThrow("aborted");
+    await eventually("the answer is being made", when);
+    going.abort();
+    await broken;
+}
+
+/** Of processor time, so far. */
+function secondsOf(pid: number): number {
+    const stat = fs.readFileSync(`/proc/${pid}/stat`, "utf8");
+    const [user = 0, system = 0] = stat
+        .slice(stat.lastIndexOf(")") + 2)
+        .split(" ")
+        .slice(11, 13)
+        .map(Number);
+    return (user + system) / 100;
+}
+
+/** Starts the program, vLLM's with the stand-in for it; the test's end is its end. */
+function start(backend: "huggingface" | "vllm"): ChildProcess {
+    const standIn = backend === "vllm" ? { PYTHONPATH: path.join(project, "test", "stand-in-vllm") } : {};
+    const env = { ...process.env, OMP_NUM_THREADS: "1", ...standIn };
     const server = spawn(python, [program], { cwd: work, env, stdio: ["pipe", "ignore", "ignore"] });
     onTestFinished(async () => {
         const gone = new Promise((resolve) => server.once("close", resolve));
@@ -129,16 +185,20 @@ function start(backend: "vllm"): ChildProcess {
     return server;
 }
 
-function request(socketPath: string, body: object, key = "key"): Promise<{ status: number; text: string }> {
+function request(body: object, key = "key", signal?: AbortSignal): Promise<{ status: number; text: string }> {
+    const socketPath = path.join(folder, "socket");
     const headers = { "Content-Type": "application/json", "Authorization": `Bearer ${key}` };
     return new Promise((resolve, reject) => {
-        const sent = http.request({ socketPath, path: "/v1/chat/completions", method: "POST", headers }, (answer) => {
-            let text = "";
-            answer.setEncoding("utf8").on("data", (piece: string) => (text += piece));
-            answer.on("end", () => {
-                resolve({ status: answer.statusCode ?? 0, text });
-            });
-        });
+        const sent = http.request(
+            { socketPath, path: "/v1/chat/completions", method: "POST", headers, signal },
+            (answer) => {
+                let text = "";
+                answer.setEncoding("utf8").on("data", (piece: string) => (text += piece));
+                answer.on("error", reject).on("end", () => {
+                    resolve({ status: answer.statusCode ?? 0, text });
+                });
+            },
+        );
         sent.on("error", reject);
         sent.end(JSON.stringify(body));
     });
@@ -147,17 +207,19 @@ function request(socketPath: string, body: object, key = "key"): Promise<{ statu
 interface WeightsOf {
     /** The size of the vocabulary. */
     readonly rows: number;
+    /** In tokens. */
+    readonly context?: number;
     /** What is in the file, where that is something else. */
     readonly stored?: { readonly rows?: number; readonly norm?: boolean };
 }
 
 /** A Qwen3 of an embedding and a norm, all zero: a file with holes. */
-function writeModel({ rows, stored = {} }: WeightsOf): void {
+function writeModel({ rows, context = 2048, stored = {} }: WeightsOf): void {
     const place = path.join(work, "model");
     const columns = 64;
     const shape = { num_attention_heads: 4, num_key_value_heads: 2, head_dim: 16, num_hidden_layers: 0 };
     const config = { architectures: ["Qwen3ForCausalLM"], model_type: "qwen3", vocab_size: rows, hidden_size: columns };
-    const sizes = { intermediate_size: 128, max_position_embeddings: 2048, tie_word_embeddings: true };
+    const sizes = { intermediate_size: 128, max_position_embeddings: context, tie_word_embeddings: true };
     const special = ["<|im_end|>", "<|endoftext|>"];
     const tokens = special.map((content, index) => ({
         ...{ id: index + 1, content, special: true },

@@ -1,7 +1,7 @@
 // Moments of the front that cannot be had by waiting for them: its parts, with a model that is a stand-in.
 import { execFileSync } from "node:child_process";
 import path from "node:path";
-import { expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { project } from "../../scripts/locations.cjs";
 import { temporaryFolder } from "./datasets/folder";
 
@@ -31,22 +31,28 @@ print(Swapping().take() is new, old.inflight, new.inflight)
     expect(said(program)).toBe("True 0 1");
 });
 
-test("a model that does not answer in time is no model that has ended", () => {
-    const program = `
-import http.client, pathlib, socket, threading
-front.PATIENCE = 0.3
+/** A front before a model that is a listening socket, and what a client sends it. */
+const FRONT = `
+import http.client, pathlib, socket, threading, time
 listener = socket.socket(socket.AF_UNIX)
 listener.bind("model.sock")
 listener.listen()
 class Model:
+    wanted = {"digest": "d" * 64}
     def __init__(self): self.inflight, self.lock = 0, threading.Lock()
     def connect(self): return front.UnixConnection(pathlib.Path("model.sock"))
 one = front.Front.__new__(front.Front)
-one.key, one.active = "key", Model()
+one.key, one.active, one.clients = "key", Model(), front.Clients()
 server = front.Server(("127.0.0.1", 0), front.handler_of(one))
 threading.Thread(target=server.serve_forever, daemon=True).start()
 client = http.client.HTTPConnection("127.0.0.1", server.server_address[1])
 client.request("POST", "/v1/chat/completions", b"{}", {"Authorization": "Bearer key"})
+`;
+
+test("a model that does not answer in time is no model that has ended", () => {
+    const program = `
+front.PATIENCE = 0.3
+${FRONT}
 answer = client.getresponse()
 print(answer.status, answer.read().decode())
 `;
@@ -54,4 +60,62 @@ print(answer.status, answer.read().decode())
     expect(said(program)).toBe(
         `504 {"error": {"message": "${message}", "type": "server_error", "code": "model_timeout"}}`,
     );
+});
+
+test("an answer that breaks off is no whole one", () => {
+    const program = `
+${FRONT}
+model, _ = listener.accept()
+request = b""
+while not request.endswith(b"{}"): request += model.recv(1 << 16)
+model.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 10\\r\\n\\r\\nhalf")
+model.close()
+try: client.getresponse().read()
+except http.client.IncompleteRead as error: print(error)
+`;
+    expect(said(program)).toBe("IncompleteRead(4 bytes read, 6 more expected)");
+});
+
+describe("a client that goes away", () => {
+    const begun = String.raw`HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n`;
+    test.each([
+        ["before the answer begins", "", "client.sock.close()"],
+        [
+            "in the middle of a stream",
+            begun,
+            "answer = client.getresponse(); answer.read(5); answer.close(); client.close()",
+        ],
+        ["by ending its half of the connection", "", "client.sock.shutdown(socket.SHUT_WR)"],
+    ])("%s ends its request at the model", (_, answered, leave) => {
+        const program = `
+${FRONT}
+model, _ = listener.accept()
+request = model.recv(1 << 16)
+model.sendall(b"${answered}")
+${leave}
+model.settimeout(5)
+rest = b"?"
+while rest: rest = model.recv(1 << 16)
+until = time.monotonic() + 5
+while one.active.inflight and time.monotonic() < until: time.sleep(0.01)
+print(request.split(b" ")[0].decode(), one.active.inflight, one.clients.waiting)
+`;
+        expect(said(program)).toBe("POST 0 {}");
+    });
+
+    test("leaves those alone that wait as it did", () => {
+        const program = `
+${FRONT}
+model, _ = listener.accept()
+other = http.client.HTTPConnection("127.0.0.1", server.server_address[1])
+other.request("POST", "/v1/chat/completions", b"{}", {"Authorization": "Bearer key"})
+others, _ = listener.accept()
+client.sock.close()
+while model.recv(1 << 16): pass
+others.recv(1 << 16)
+others.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\n\\r\\nhi")
+print(other.getresponse().read().decode())
+`;
+        expect(said(program)).toBe("hi");
+    });
 });

@@ -6,13 +6,20 @@ import re
 import sys
 import threading
 import traceback
+from contextvars import ContextVar
 
 os.environ["API_VERBOSE"] = "0"  # else every request is printed in full
 os.environ["ALLOW_LOCAL_FILES"] = "0"
 
+import torch
 import transformers.modeling_utils
 from llamafactory.chat import ChatModel
+from llamafactory.chat.hf_engine import HuggingfaceEngine
 from retune_job import DTYPES, fail, parameters, template_options
+
+
+# Of the request that is answered: set once nobody waits for the answer.
+abandoned: ContextVar[threading.Event | None] = ContextVar("abandoned", default=None)
 
 
 class Invented(logging.Handler):
@@ -77,3 +84,21 @@ def end_streams_of_failures(model) -> None:
             raise
 
     model.generate = generate_or_break
+
+
+def end_abandoned_answers() -> None:
+    """Generation is a thread that nothing interrupts: after each token it looks whether somebody waits for the next."""
+    process_args = HuggingfaceEngine._process_args
+
+    def process_args_and_look(*args, **options):
+        generation, length = process_args(*args, **options)
+        nobody_waits = abandoned.get()
+
+        def is_over(tokens, _scores, **_more):
+            return torch.full((len(tokens),), nobody_waits.is_set(), device=tokens.device)
+
+        if nobody_waits is not None:
+            generation["stopping_criteria"] = transformers.StoppingCriteriaList([is_over])
+        return generation, length
+
+    HuggingfaceEngine._process_args = staticmethod(process_args_and_look)

@@ -1,8 +1,10 @@
-"""What a model cannot take is refused before an answer begins."""
+"""What a model cannot take is refused before an answer begins; an answer that nobody waits for any more ends."""
 
+import asyncio
 import json
+import threading
 
-from answering import context_of, tokens_of
+from answering import abandoned, context_of, tokens_of
 from fastapi import HTTPException
 from llamafactory.api.chat import _process_request
 from llamafactory.api.protocol import ChatCompletionRequest
@@ -21,7 +23,10 @@ class RefusedError(HTTPException):
 
 
 class Guard:
-    """In front of LLaMA-Factory's API: the client gets a reason, not half an answer."""
+    """In front of LLaMA-Factory's API: the client gets a reason, not half an answer.
+
+    That API alone would generate on for a client that has gone, and have the next one wait for it.
+    """
 
     def __init__(self, app, engine):
         self.app = app
@@ -49,11 +54,30 @@ class Guard:
         headers = [(k, v) for k, v in scope["headers"] if k != b"content-length"]
         scope = {**scope, "headers": [*headers, (b"content-length", str(len(body)).encode())]}
         unread = [{"type": "http.request", "body": body, "more_body": False}]
+        left = asyncio.Event()
+        nobody_waits = threading.Event()  # for the thread that generates
+        abandoned.set(nobody_waits)
 
         async def replay():
-            return unread.pop() if unread else await receive()
+            if unread:
+                return unread.pop()
+            await left.wait()
+            return {"type": "http.disconnect"}
 
-        return await self.app(scope, replay, send)
+        async def watch():
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            left.set()
+
+        answer, watching = asyncio.create_task(self.app(scope, replay, send)), asyncio.create_task(watch())
+        await asyncio.wait({answer, watching}, return_when=asyncio.FIRST_COMPLETED)
+        watching.cancel()
+        if answer.done():
+            return answer.result()
+        nobody_waits.set()
+        answer.cancel()
+        await asyncio.wait({answer})
+        return None
 
     def checked(self, body: bytes) -> bytes:
         """The request, with a length of its answer that fits. What LLaMA-Factory itself refuses stays as it is."""

@@ -29,7 +29,7 @@ def main() -> None:
         )
 
     import uvicorn
-    from answering import end_streams_of_failures, load
+    from answering import end_abandoned_answers, end_streams_of_failures, load
     from guard import Guard
     from llamafactory.api.app import create_app
 
@@ -38,6 +38,7 @@ def main() -> None:
     chat_model = load({"model_name_or_path": folder, **(vllm_options(folder) if vllm else {})}, parameters["backend"])
     if not vllm:
         end_streams_of_failures(chat_model.engine.model)
+        end_abandoned_answers()
     # Only now: what vLLM starts inherits the environment.
     os.environ["API_KEY"] = given["key"]
     app = Guard(create_app(chat_model), chat_model.engine)

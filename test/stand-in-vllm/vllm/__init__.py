@@ -1,6 +1,7 @@
 """Stands in for vLLM, which needs a GPU and 8 GB of packages: what LLaMA-Factory asks of it is written to vllm.jsonl in
-the working folder, and every answer is the same. As the real one may, it has a process of its own that is started afresh."""
+the working folder, and every answer is the same; one that is to stop at "never" goes on. As the real one may, it has a process of its own that is started afresh."""
 
+import asyncio
 import json
 import multiprocessing
 import os
@@ -43,6 +44,11 @@ class AsyncLLMEngine:
 
     async def generate(self, prompt, sampling_params, request_id, lora_request):  # noqa: ARG002
         note("request", sampling_params.arguments)
+        if sampling_params.arguments["stop"] == ["never"]:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                note("request", "ended")
         for text in ("a", "a stand-in"):
             answer = SimpleNamespace(text=text, token_ids=[0] * len(text), finish_reason="stop")
             yield SimpleNamespace(outputs=[answer], prompt_token_ids=prompt["prompt_token_ids"])
