@@ -64,7 +64,6 @@ class Model:
     def __init__(self, wanted: dict, key: str, log: Log):
         self.wanted = wanted
         self.folder = Path(wanted["folder"])
-        self.since = runner.now()
         self.inflight = 0
         self.lock = threading.Lock()
         self.said = b""
@@ -279,6 +278,9 @@ class Front:
         if self.starting is not None:
             threading.Thread(target=self.starting.end, args=(0,)).start()
         self.starting = None
+        if self.active is not None and wanted["attempt"] == self.active.wanted["attempt"]:
+            self.failed = None  # back to what serves already
+            return
         try:
             self.starting = Model(wanted, self.key, self.log)
         except OSError as error:

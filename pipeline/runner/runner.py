@@ -1102,8 +1102,13 @@ def serve(home: Path, payload: dict) -> dict:
                 end_front(read_json(folder / "state.json") or {}, patience=20 if front_answers else 0)
                 before = service(home, port)
         wanted = read_json(folder / "wanted.json") or {}
-        if before["state"] == "up" and key in (before["active"], before["starting"]):
+        if before["state"] == "up" and key == before["starting"]:
             return {**before, "attempt": wanted.get("attempt"), "started": False}
+        if before["state"] == "up" and key == before["active"]:
+            # What else was wanted meanwhile is no more, be it starting or have it failed.
+            if wanted["attempt"] != before["attempt"]:
+                write_json(folder / "wanted.json", read_json(folder / str(before["attempt"]) / "wanted.json"))
+            return {**before, "attempt": before["attempt"], "started": False}
         attempt = int(number(wanted, "attempt")) + 1
         model = folder / str(attempt)
         lay_out_program(home, model, payload)
@@ -1114,7 +1119,8 @@ def serve(home: Path, payload: dict) -> dict:
                 file.write(f"{secrets.token_urlsafe(32)}\n")
         digest = payload["job"]["inputs"]["model"]
         wanted = {"port": port, "owner": owner, "attempt": attempt, "digest": digest, "folder": str(model)}
-        write_json(folder / "wanted.json", {**wanted, "job": payload["job"]})
+        for place in (model, folder):
+            write_json(place / "wanted.json", {**wanted, "job": payload["job"]})
         if before["state"] != "up":
             # Stale ones of a front that is gone would be taken for those of this attempt.
             (folder / "state.json").unlink(missing_ok=True)

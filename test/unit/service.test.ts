@@ -119,6 +119,31 @@ describe("the front of a service", () => {
         expect(await ask()).toMatchObject({ said: "three" });
     });
 
+    test("is asked for what it serves after another has failed to come up: that failure is none of this attempt", async () => {
+        await up("one");
+        const failed = await serve({ says: "two", first: "sys.exit(3)" });
+        expect(await settled(failed, "two")).toMatchObject({ active: "one", failed: { attempt: 2 } });
+        const start = await serve({ says: "one" });
+        expect(start).toMatchObject({ attempt: 1, started: false, active: "one", starting: null });
+        await until(async () => (await status()).failed === null);
+        expect(await ask()).toMatchObject({ said: "one" });
+        expect(processes("serve.py")).toHaveLength(1);
+    });
+
+    test("is asked for what it serves while another comes up: that one ends", async () => {
+        await up("one");
+        await serve({ says: "two", first: "time.sleep(600)" });
+        await until(() => processes("serve.py").length === 2);
+        expect(await serve({ says: "one" })).toMatchObject({ attempt: 1, started: false, active: "one" });
+        await until(async () => {
+            const now = await status();
+            return now.state === "up" && now.starting === null;
+        });
+        await until(() => processes("serve.py").length === 1);
+        expect(await status("--ask")).toMatchObject({ state: "up", active: "one", failed: null });
+        await up("two");
+    });
+
     test("ends where the first model does not come up, and frees its port", async () => {
         const start = await serve({ says: "one", first: "sys.exit(3)" });
         expect(await settled(start, "one")).toMatchObject({ failed: { reason: "its process ended with code 3" } });
