@@ -1,5 +1,5 @@
 """Stands in for serve.py, which needs ten seconds to start: key and socket come over stdin, an answer is what its
-parameters say, and `first` is executed before it listens."""
+parameters say, in as many pieces as a request asks for, and `first` is executed before it listens."""
 
 import http.server
 import json
@@ -26,10 +26,22 @@ class Handler(http.server.BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         time.sleep(body.get("seconds", 0))
         print("x" * body.get("print", 0), flush=True)
-        self.answer({"choices": [{"message": {"content": parameters["says"]}}]})
+        if "pieces" in body:
+            return self.stream(body["pieces"])
+        return self.answer({"choices": [{"message": {"content": parameters["says"]}}]})
 
     def do_GET(self):
         self.answer({"data": []})
+
+    def stream(self, pieces):
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        piece = f"{parameters['says']} ".encode()
+        for _ in range(pieces):
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+            time.sleep(0.02)
+        self.wfile.write(b"0\r\n\r\n")
 
     def answer(self, what):
         text = json.dumps(what).encode()

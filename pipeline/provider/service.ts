@@ -212,9 +212,16 @@ function driftSeen(status: ServiceStatus, key: string): string | undefined {
     }
 }
 
-function explain(status: ServiceStatus, port: number): string {
+/** Why an update of the service has failed, in words. */
+export function explain(status: ServiceStatus, port: number): string {
     const reason = status.failed?.reason ?? (status.state === "down" ? status.reason : null) ?? "no reason is known";
-    const serves = status.state === "up" && status.active !== null ? `; the one before goes on serving` : "";
+    const isServed = status.state === "up" && status.active !== null;
+    const serves = isServed ? "; the one before goes on serving" : "";
+    const advice =
+        isServed && /\bmemory\b/.test(reason)
+            ? "\n  while one model takes the place of another both are in memory: make room for two, or end the service first " +
+              "(service.enabled: false, `npm run up`) and start it again"
+            : "";
     const lines = (status.failed?.log ?? "")
         .trimEnd()
         .split("\n")
@@ -222,7 +229,7 @@ function explain(status: ServiceStatus, port: number): string {
         .slice(-8);
     const log =
         lines.length === 0 ? "" : `\n  last lines of its log:\n${lines.map((line) => `    ${line}`).join("\n")}`;
-    return `the model did not come up: ${reason}${serves}${log}\n  the whole log: services/${port}/log in RETUNE_HOME of its machine`;
+    return `the model did not come up: ${reason}${serves}${advice}${log}\n  the whole log: services/${port}/log in RETUNE_HOME of its machine`;
 }
 
 function uriOf(port: Json | undefined): string {

@@ -16,6 +16,7 @@ import http.server
 import json
 import os
 import re
+import secrets
 import select
 import signal
 import socket
@@ -33,8 +34,8 @@ PERIOD = 0.1
 PATIENCE = 600
 # Seconds until a model that has its process, but cannot be reached, is given up for a request.
 REACHABLE = 5
-# The name of a model's socket in its working folder.
-SOCKET = "model.sock"
+# Where memory runs out the kernel ends the process with the highest score first, and no other has more than this.
+FIRST_TO_DIE = 1000
 # Bytes of a request; a text that long is beyond any model.
 LARGEST_REQUEST = 1 << 24
 # Bytes of the log, and as many of the one before.
@@ -73,9 +74,9 @@ class Model:
         self.kills = runner.memory_kills()
         job = wanted["job"]
         # Below RETUNE_HOME: a folder of the login's goes with the login. Relative to the working folder, the front's
-        # here and the model's there: the path of a socket has at most 107 bytes.
-        self.address = Path(str(wanted["attempt"]), "work", SOCKET)
-        self.address.unlink(missing_ok=True)
+        # here and the model's there: the path of a socket has at most 107 bytes. One of its own for each process: one
+        # that ends, and removes its own, may be of the same attempt.
+        self.address = Path(str(wanted["attempt"]), "work", f"{secrets.token_hex(4)}.sock")
         (self.folder / "work" / "outcome.json").unlink(missing_ok=True)
         environment = {**os.environ, **job["environment"]}
         # Without its bytecode LLaMA-Factory takes 2.4 x as long to import.
@@ -89,10 +90,10 @@ class Model:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=runner.die_with_parent,
+            preexec_fn=begin_as_the_first_to_die,
         )
         with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.write(json.dumps({"key": key, "socket": SOCKET}).encode() + b"\n")
+            self.process.stdin.write(json.dumps({"key": key, "socket": self.address.name}).encode() + b"\n")
             self.process.stdin.close()
         threading.Thread(target=self.listen, args=(log,), daemon=True).start()
         threading.Thread(target=self.come_up, args=(key,), daemon=True).start()
@@ -133,6 +134,16 @@ class Model:
     def connect(self) -> http.client.HTTPConnection:
         return UnixConnection(self.address)
 
+    def spare(self) -> None:
+        """From here on memory that runs out ends it no sooner than anything else."""
+        usual = Path("/proc/self/oom_score_adj").read_text()
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                stat = (process / "stat").read_text()
+                session = int(stat[stat.rindex(")") + 2 :].split()[3])
+                if session == self.process.pid:
+                    (process / "oom_score_adj").write_text(usual)
+
     def why_ended(self) -> str:
         """Why its process ended, in words."""
         code = self.process.wait()
@@ -166,6 +177,13 @@ class Model:
     def described(self) -> dict:
         wanted = self.wanted
         return {"key": wanted["job"]["key"], "attempt": wanted["attempt"], "pid": self.process.pid}
+
+
+def begin_as_the_first_to_die() -> None:
+    """Of a model that is loaded beside one that serves: where there is no memory for both, that one goes on."""
+    runner.die_with_parent()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(str(FIRST_TO_DIE))
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -291,6 +309,7 @@ class Front:
         new = self.starting
         if new is not None and new.ready.is_set():
             old, self.active, self.starting, self.failed, self.reason = self.active, new, None, None, None
+            new.spare()
             if old is not None:
                 threading.Thread(target=old.end, args=(PATIENCE,)).start()
         elif new is not None and (new.problem or new.process.poll() is not None):

@@ -6,6 +6,7 @@ import path from "node:path";
 import { beforeEach, describe, expect, onTestFinished, test } from "vitest";
 import type { ServiceStart, ServiceStatus } from "../../pipeline/executor/machine";
 import { sha256 } from "../../pipeline/identity";
+import { explain } from "../../pipeline/provider/service";
 import { servingSources } from "../../pipeline/service";
 import { freePort } from "../free-port";
 import { call, home, processes, python, runtime } from "./runner-rig";
@@ -92,6 +93,30 @@ describe("the front of a service", () => {
         await until(() => processes("serve.py").length === 1);
     });
 
+    test("fails none of the requests that go on while it changes models, breaks no stream off, and changes once", async () => {
+        await up("one");
+        let isDone = false;
+        const clients = [0, 30, 0, 30].map(async (pieces) => {
+            const answers: string[] = [];
+            for (let isLast = false; !isLast;) {
+                isLast = isDone;
+                const { status, said, text } = await ask(pieces > 0 ? { pieces } : {});
+                expect(status).toBe(200);
+                const words = pieces > 0 ? text.trimEnd().split(" ") : [said];
+                expect(words).toEqual(Array(Math.max(pieces, 1)).fill(words[0]));
+                if (answers.at(-1) !== words[0]) answers.push(words[0] ?? "");
+            }
+            return answers;
+        });
+        const broken = await serve({ says: "broken", first: "sys.exit(3)" });
+        expect(await settled(broken, "broken")).toMatchObject({ active: "one", failed: { attempt: 2 } });
+        // It has streams of about a second to end when this one takes its place.
+        await up("two");
+        isDone = true;
+        expect(await Promise.all(clients)).toEqual(Array(4).fill(["one", "two"]));
+        await until(() => processes("serve.py").length === 1);
+    });
+
     test.each([
         ["that ends", { first: "raise ValueError('no such weights')" }, "ValueError: no such weights"],
         [
@@ -117,6 +142,27 @@ describe("the front of a service", () => {
         // And tries again when it is asked to.
         await up("three");
         expect(await ask()).toMatchObject({ said: "three" });
+    });
+
+    test("loads a model as the process that is ended first where memory runs out, until it serves", async () => {
+        const score = (pid: number): number => Number(read(`/proc/${pid}/oom_score_adj`));
+        const usual = score(process.pid);
+        await up("one");
+        const [old = 0] = processes("serve.py");
+        expect(score(old)).toBe(usual);
+        const child =
+            "import subprocess; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)', f'{Path.cwd()}/child'])";
+        const start = await serve({
+            says: "two",
+            first: `${child}\nwhile not Path("go").exists(): time.sleep(0.01)`,
+        });
+        await until(() => processes("work/child").length === 1);
+        const loading = [...processes("serve.py").filter((pid) => pid !== old), ...processes("work/child")];
+        expect(loading.map(score)).toEqual([1000, 1000]);
+        expect([old, ...processes("front.py")].map(score)).toEqual([usual, usual]);
+        fs.writeFileSync(path.join(place(), "2", "work", "go"), "");
+        expect(await settled(start, "two")).toMatchObject({ active: "two" });
+        expect(loading.map(score)).toEqual([usual, usual]);
     });
 
     test("is asked for what it serves after another has failed to come up: that failure is none of this attempt", async () => {
@@ -205,7 +251,9 @@ describe("the front of a service", () => {
 
     test("says that its model cannot be reached", async () => {
         await up("one");
-        fs.rmSync(path.join(place(), "1", "work", "model.sock"));
+        const work = path.join(place(), "1", "work");
+        const [socket = ""] = fs.readdirSync(work).filter((name) => name.endsWith(".sock"));
+        fs.rmSync(path.join(work, socket));
         const { status, text } = await ask();
         expect([status, JSON.parse(text)]).toEqual([
             502,
@@ -249,4 +297,19 @@ describe("the front of a service", () => {
             `its model (${EMPTY.slice(0, 12)}) is not in the store: \`npm run refresh\`, then \`npm run up\` bring it back`,
         );
     });
+});
+
+test.each([
+    [
+        "the new one beside the old",
+        { state: "up", active: "one", starting: null, phase: null, reason: null } as const,
+        "; the one before goes on serving\n  while one model takes the place of another both are in memory: make room for two, " +
+            "or end the service first (service.enabled: false, `npm run up`) and start it again",
+    ],
+    ["the only one", { state: "down", reason: null } as const, ""],
+])("a model that memory does not do for is explained: %s", (_, state, more) => {
+    const reason = "out of memory while the model was loaded: Cannot allocate memory (os error 12)";
+    expect(explain({ boot: "b", failed: { attempt: 2, reason }, ...state }, 8000)).toBe(
+        `the model did not come up: ${reason}${more}\n  the whole log: services/8000/log in RETUNE_HOME of its machine`,
+    );
 });

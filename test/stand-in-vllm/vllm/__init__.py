@@ -44,7 +44,7 @@ class AsyncLLMEngine:
 
     async def generate(self, prompt, sampling_params, request_id, lora_request):  # noqa: ARG002
         note("request", sampling_params.arguments)
-        if sampling_params.arguments["stop"] == ["never"]:
+        if sampling_params.arguments["stop"] == "never":
             try:
                 await asyncio.Event().wait()
             finally:
