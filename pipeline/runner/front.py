@@ -1,10 +1,13 @@
 """The front of a service: owns its port and key, and passes each request on to the model that serves now.
 
-    front.py FOLDER      FOLDER is services/PORT of a RETUNE_HOME: see runner.py
+    front.py FOLDER [HANDED]     FOLDER is services/PORT of a RETUNE_HOME: see runner.py
 
 The model is a process of its own behind a socket that only this user reaches. Another model comes up beside it, is
 asked one question, and only then gets the next request; the old one ends when it has answered all of its own. One that
 does not come up changes nothing. What to serve is in wanted.json, what became of it in state.json.
+
+Where the sources beside this file have become others, the front goes on as what they say, in the same process: HANDED
+is what it then has of itself.
 """
 
 import contextlib
@@ -32,6 +35,8 @@ import runner
 PERIOD = 0.1
 # Seconds that an old model has to finish its answers, and that a new one has for its first.
 PATIENCE = 600
+# Seconds that a front with newer sources waits for a moment without requests; then it has new ones wait.
+QUIET = 5
 # Seconds until a model that has its process, but cannot be reached, is given up for a request.
 REACHABLE = 5
 # Where memory runs out the kernel ends the process with the highest score first, and no other has more than this.
@@ -62,8 +67,10 @@ class Log:
 class Model:
     """One model and its process."""
 
-    def __init__(self, wanted: dict, key: str, log: Log):
+    def __init__(self, wanted: dict, process, address: Path, log: Log):
         self.wanted = wanted
+        self.process = process
+        self.address = address
         self.folder = Path(wanted["folder"])
         self.inflight = 0
         self.lock = threading.Lock()
@@ -72,19 +79,24 @@ class Model:
         self.problem = None
         self.phase = "loading the model"
         self.kills = runner.memory_kills()
-        job = wanted["job"]
+        threading.Thread(target=self.listen, args=(log,), daemon=True).start()
+
+    @classmethod
+    def start(cls, wanted: dict, key: str, log: Log):
+        """A model that comes up."""
+        job, folder = wanted["job"], Path(wanted["folder"])
         # Below RETUNE_HOME: a folder of the login's goes with the login. Relative to the working folder, the front's
         # here and the model's there: the path of a socket has at most 107 bytes. One of its own for each process: one
         # that ends, and removes its own, may be of the same attempt.
-        self.address = Path(str(wanted["attempt"]), "work", f"{secrets.token_hex(4)}.sock")
-        (self.folder / "work" / "outcome.json").unlink(missing_ok=True)
+        address = Path(str(wanted["attempt"]), "work", f"{secrets.token_hex(4)}.sock")
+        (folder / "work" / "outcome.json").unlink(missing_ok=True)
         environment = {**os.environ, **job["environment"]}
         # Without its bytecode LLaMA-Factory takes 2.4 x as long to import.
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
         # From the thread that lives as long as this process: the model dies with it.
-        self.process = subprocess.Popen(
-            [job["python"], str(self.folder / "programs" / job["program"])],
-            cwd=self.folder / "work",
+        process = subprocess.Popen(
+            [job["python"], str(folder / "programs" / job["program"])],
+            cwd=folder / "work",
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -93,10 +105,11 @@ class Model:
             preexec_fn=begin_as_the_first_to_die,
         )
         with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.write(json.dumps({"key": key, "socket": self.address.name}).encode() + b"\n")
-            self.process.stdin.close()
-        threading.Thread(target=self.listen, args=(log,), daemon=True).start()
-        threading.Thread(target=self.come_up, args=(key,), daemon=True).start()
+            process.stdin.write(json.dumps({"key": key, "socket": address.name}).encode() + b"\n")
+            process.stdin.close()
+        model = cls(wanted, process, address, log)
+        threading.Thread(target=model.come_up, args=(key,), daemon=True).start()
+        return model
 
     def listen(self, log: Log) -> None:
         while block := os.read(self.process.stdout.fileno(), 1 << 16):
@@ -186,6 +199,31 @@ def begin_as_the_first_to_die() -> None:
         Path("/proc/self/oom_score_adj").write_text(str(FIRST_TO_DIE))
 
 
+class Inherited:
+    """A model's process that this one has started when it was the front before. As much of a Popen as is needed."""
+
+    def __init__(self, pid: int, output: int):
+        self.pid = pid
+        self.stdout = os.fdopen(output, "rb", 0)
+        self.code = None
+        self.lock = threading.Lock()
+
+    def poll(self):
+        with self.lock:
+            if self.code is None:
+                ended, status = os.waitpid(self.pid, os.WNOHANG)
+                self.code = os.waitstatus_to_exitcode(status) if ended else None
+            return self.code
+
+    def wait(self, seconds: float = float("inf")) -> int:
+        until = time.monotonic() + seconds
+        while (code := self.poll()) is None:
+            if time.monotonic() > until:
+                raise subprocess.TimeoutExpired("model", seconds)
+            time.sleep(PERIOD)
+        return code
+
+
 class UnixConnection(http.client.HTTPConnection):
     """HTTP over a Unix socket."""
 
@@ -234,12 +272,46 @@ class Clients:
                         model.shutdown(socket.SHUT_RDWR)
 
 
+class Requests:
+    """How many are being answered."""
+
+    def __init__(self):
+        self.condition = threading.Condition()
+        self.count = 0
+        self.are_held = False
+
+    @contextlib.contextmanager
+    def one(self):
+        """Begins one, where none is held."""
+        with self.condition:
+            self.condition.wait_for(lambda: not self.are_held)
+            self.count += 1
+        try:
+            yield
+        finally:
+            with self.condition:
+                self.count -= 1
+                self.condition.notify_all()
+
+    def hold(self, seconds: float) -> bool:
+        """Lets none begin from here on. Whether those that had begun have ended within so many seconds."""
+        with self.condition:
+            self.are_held = True
+            return self.condition.wait_for(lambda: self.count == 0, seconds)
+
+
 class Front:
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, lock: int):
         self.folder = folder
+        self.lock = lock
+        self.code = runner.code_of_front(folder)
+        self.outdated_since = None
         self.key = (folder / "key").read_text("utf-8").strip()
         self.log = Log(folder / "log")
         self.clients = Clients()
+        self.requests = Requests()
+        self.server = None
+        self.retired = []
         self.active = None
         self.starting = None
         self.failed = None
@@ -247,7 +319,6 @@ class Front:
         self.seen = None
         self.written = None
         self.ending = False
-        self.wanted = self.read_wanted()
 
     def read_wanted(self):
         """What is wanted now; None where that is what it was at the last look."""
@@ -260,49 +331,109 @@ class Front:
                 return runner.read_json(file)
         return None
 
-    def run(self) -> None:
-        """Until it is ended, or there is nothing that it could serve."""
-        for one in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(one, lambda *_: setattr(self, "ending", True))
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        wanted = self.wanted
-        owner, port = wanted["owner"], wanted["port"]
+    def open(self, wanted: dict) -> bool:
+        """Whether the port could be had."""
+        port = wanted["port"]
         try:
             # Loopback only: whoever is to reach it from elsewhere comes through a tunnel.
-            server = Server(("127.0.0.1", port), handler_of(self))
+            self.server = Server(("127.0.0.1", port), handler_of(self))
         except OSError as error:
             self.failed = {"attempt": wanted["attempt"], "reason": f"port {port} cannot be had: {error.strerror}"}
             if error.errno == errno.EADDRINUSE:
                 self.failed["reason"] = f"port {port} is taken by another program on this machine: set service.port"
-            self.tell(owner)
-            return
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        return self.server is not None
+
+    def take_over(self, handed: dict) -> None:
+        """Goes on as the front that this process was."""
+        self.failed, self.reason = handed["failed"], handed["reason"]
+        if handed["active"] is not None:
+            attempt, pid, output, address = handed["active"]
+            wanted = runner.read_json(self.folder / str(attempt) / "wanted.json")
+            self.active = Model(wanted, Inherited(pid, output), Path(address), self.log)
+        self.server = Server(None, handler_of(self), bind_and_activate=False)
+        self.server.socket.close()
+        self.server.socket = socket.socket(fileno=handed["listener"])
+        for descriptor in handed["clients"]:
+            client = socket.socket(fileno=descriptor)
+            self.server.process_request(client, None)
+
+    def renew(self) -> None:
+        """Goes on with the sources that are there now. It does not come back, unless the service is being ended.
+
+        No request is lost: those that have begun are answered first; what has not been read yet, at open connections
+        and at the port, the next one reads. Nor is the model: it stays a child of this process.
+        """
+        self.server.shutdown()
+        until = time.monotonic() + PATIENCE
+        while not self.requests.hold(PERIOD) and time.monotonic() < until:
+            if self.ending:
+                return
+        for thread in self.retired:
+            thread.join()
+        active = self.active
+        if active is not None and active.process.poll() is None:
+            output = active.process.stdout.fileno()
+            model = [active.wanted["attempt"], active.process.pid, output, str(active.address)]
+        else:
+            model, output = None, self.lock
+        clients = [client.fileno() for client in self.server.clients]
+        listener = self.server.socket.fileno()
+        for descriptor in (*clients, listener, output, self.lock):
+            os.set_inheritable(descriptor, True)
+        handed = {"lock": self.lock, "listener": listener, "clients": clients, "active": model}
+        handed |= {"failed": self.failed, "reason": self.reason}
+        os.execv(sys.executable, [*runner.front_command(self.folder), json.dumps(handed)])
+
+    def run(self, handed) -> None:
+        """Until it is ended, or there is nothing that it could serve."""
+        for one in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(one, lambda *_: setattr(self, "ending", True))
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        wanted = self.read_wanted()
+        if handed is not None:
+            self.take_over(handed)
+        elif not self.open(wanted):
+            return self.tell(wanted["owner"])
+        threading.Thread(target=self.server.serve_forever, args=(PERIOD,), daemon=True).start()
         while not self.ending:
             if wanted is not None:
                 owner = wanted["owner"]
-                self.begin(wanted)
+                self.want(wanted)
+            if self.outdated_since is not None:
+                if self.requests.count == 0 or time.monotonic() - self.outdated_since > QUIET:
+                    self.renew()
+            elif self.active is None and self.starting is None:
+                break  # the next start is that of another front
             self.look()
             self.tell(owner)
-            if self.active is None and self.starting is None:
-                break  # the next start is that of another front
             time.sleep(PERIOD)
             wanted = self.read_wanted()
-        server.shutdown()
+        self.server.shutdown()
         for model in (self.starting, self.active):
             if model is not None:
                 model.end(0)
+        return None
 
-    def begin(self, wanted: dict) -> None:
+    def want(self, wanted: dict) -> None:
         if self.starting is not None:
-            threading.Thread(target=self.starting.end, args=(0,)).start()
+            self.retire(self.starting, 0)
         self.starting = None
-        if self.active is not None and wanted["attempt"] == self.active.wanted["attempt"]:
+        if runner.code_of_front(self.folder) != self.code:
+            self.outdated_since = time.monotonic()  # newer sources are to bring the model up
+            return
+        attempt = wanted["attempt"]
+        if self.active is not None and attempt == self.active.wanted["attempt"]:
             self.failed = None  # back to what serves already
             return
         try:
-            self.starting = Model(wanted, self.key, self.log)
+            self.starting = Model.start(wanted, self.key, self.log)
         except OSError as error:
-            self.failed = {"attempt": wanted["attempt"], "reason": runner.explain(error)}
+            self.failed = {"attempt": attempt, "reason": runner.explain(error)}
+
+    def retire(self, model: Model, patience: float) -> None:
+        thread = threading.Thread(target=model.end, args=(patience,))
+        thread.start()
+        self.retired = [one for one in self.retired if one.is_alive()] + [thread]
 
     def look(self) -> None:
         """Swaps to a model that has come up, gives up one that has not, and notes one that has ended."""
@@ -311,7 +442,7 @@ class Front:
             old, self.active, self.starting, self.failed, self.reason = self.active, new, None, None, None
             new.spare()
             if old is not None:
-                threading.Thread(target=old.end, args=(PATIENCE,)).start()
+                self.retire(old, PATIENCE)
         elif new is not None and (new.problem or new.process.poll() is not None):
             reason = new.problem or new.why_ended()
             said = new.said.decode("utf-8", "replace")
@@ -325,7 +456,14 @@ class Front:
 
     def tell(self, owner: str) -> None:
         """Writes state.json where it has changed; where that fails, as on a full disk, the next look tries again."""
-        state = {**runner.me(), "bootedAt": None, "owner": owner, "failed": self.failed, "reason": self.reason}
+        state = {
+            **runner.me(),
+            "bootedAt": None,
+            "code": self.code,
+            "owner": owner,
+            "failed": self.failed,
+            "reason": self.reason,
+        }
         if self.active is not None:
             state["active"] = self.active.described()
         if self.starting is not None:
@@ -357,6 +495,18 @@ class Server(http.server.ThreadingHTTPServer):
     request_queue_size = 128
     allow_reuse_address = True
 
+    def __init__(self, *args, **options):
+        self.clients = set()
+        super().__init__(*args, **options)
+
+    def process_request(self, request, client_address) -> None:
+        self.clients.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request) -> None:
+        self.clients.discard(request)
+        super().shutdown_request(request)
+
     def handle_error(self, request, client_address) -> None:
         """A client that has gone away is nothing to tell."""
 
@@ -370,6 +520,26 @@ def handler_of(front: Front) -> type:
 
         def log_message(self, *_args) -> None:
             """Requests are nobody's business: what patients ask is in them."""
+
+        def handle_one_request(self) -> None:
+            """Of a request that has not begun nothing is read: another front may have to."""
+            try:
+                self.close_connection = not self.connection.recv(1, socket.MSG_PEEK)
+            except OSError:
+                self.close_connection = True
+            if self.close_connection:
+                return
+            with front.requests.one():
+                super().handle_one_request()
+                while not self.close_connection and self.has_read_on():
+                    super().handle_one_request()
+
+        def has_read_on(self) -> bool:
+            self.connection.settimeout(0)
+            try:
+                return len(self.rfile.peek(1)) > 0
+            finally:
+                self.connection.settimeout(self.timeout)
 
         def serve(self) -> None:
             length = self.headers.get("Content-Length", "0")
@@ -455,12 +625,15 @@ def handler_of(front: Front) -> type:
 def main() -> None:
     folder = Path(sys.argv[1]).resolve()
     os.chdir(folder)
+    handed = json.loads(sys.argv[2]) if len(sys.argv) > 2 else None
+    if handed is not None:
+        return Front(folder, handed["lock"]).run(handed)
     with (folder / "front.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return
-        Front(folder).run()
+            return None
+        return Front(folder, lock.fileno()).run(None)
 
 
 if __name__ == "__main__":

@@ -1098,15 +1098,20 @@ def serve(home: Path, payload: dict) -> dict:
             front_answers = asked(port, "") == 401  # the front alone says this: that is not its key
             before = service(home, port, ask=front_answers)
             # Another model comes up beside one that is silent; the same one has to take its place.
-            if not front_answers or (active == key and before["reason"] is not None):
-                end_front(read_json(folder / "state.json") or {}, patience=20 if front_answers else 0)
+            state = read_json(folder / "state.json") or {}
+            # One without a code is of before a front could go on as another.
+            if not front_answers or "code" not in state or (active == key and before["reason"] is not None):
+                end_front(state, patience=20 if front_answers else 0)
                 before = service(home, port)
+        is_newer = lay_out_front(folder, payload["programs"].pop("front.py"))
         wanted = read_json(folder / "wanted.json") or {}
         if before["state"] == "up" and key == before["starting"]:
+            if is_newer:
+                write_json(folder / "wanted.json", wanted)
             return {**before, "attempt": wanted.get("attempt"), "started": False}
         if before["state"] == "up" and key == before["active"]:
             # What else was wanted meanwhile is no more, be it starting or have it failed.
-            if wanted["attempt"] != before["attempt"]:
+            if is_newer or wanted["attempt"] != before["attempt"]:
                 write_json(folder / "wanted.json", read_json(folder / str(before["attempt"]) / "wanted.json"))
             return {**before, "attempt": before["attempt"], "started": False}
         attempt = int(number(wanted, "attempt")) + 1
@@ -1124,17 +1129,37 @@ def serve(home: Path, payload: dict) -> dict:
         if before["state"] != "up":
             # Stale ones of a front that is gone would be taken for those of this attempt.
             (folder / "state.json").unlink(missing_ok=True)
-            start_front(folder, model / "programs" / "front.py", port)
+            start_front(folder.resolve(), port)
         for old in folder.glob("[0-9]*"):
             if int(old.name) not in (attempt, before.get("attempt")):
                 shutil.rmtree(old, ignore_errors=True)
         return {**service(home, port), "attempt": attempt, "started": True}
 
 
-def start_front(folder: Path, program: Path, port: int) -> None:
+def lay_out_front(folder: Path, source: str) -> bool:
+    """Writes the sources that a front is started from. Whether they are others than before."""
+    before = code_of_front(folder)
+    for name, text in (("front.py", source), ("runner.py", Path(__file__).read_text("utf-8"))):
+        temporary = folder / f".{name}"
+        temporary.write_text(text, "utf-8")
+        temporary.replace(folder / name)
+    return code_of_front(folder) != before
+
+
+def code_of_front(folder: Path) -> str:
+    """Names the sources in a front's folder."""
+    sources = (folder / name for name in ("front.py", "runner.py"))
+    return " ".join(sha256(source) for source in sources if source.exists())
+
+
+def front_command(folder: Path) -> list:
+    # Without bytecode: by time and size alone the old one might count for a source that has changed.
+    return [sys.executable, "-B", str(folder / "front.py"), str(folder)]
+
+
+def start_front(folder: Path, port: int) -> None:
     """Starts the front as a unit of systemd, where one outlives the login; else in a session of its own."""
-    program.with_name("runner.py").write_text(Path(__file__).read_text("utf-8"), "utf-8")
-    command = [sys.executable, str(program), str(folder)]
+    command = front_command(folder)
     state = folder / "state.json"
     if manager := lasting_manager():
         kept = [f"--setenv={name}" for name in (*INHERITED, "XDG_RUNTIME_DIR", "PATH", "HOME") if name in os.environ]

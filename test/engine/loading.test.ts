@@ -108,8 +108,8 @@ describe("vLLM", () => {
             { request: expect.objectContaining({ max_tokens: 1024 }) as object },
         ]);
 
-        await leave({ stop: "never" }, () => noted().length === 6);
-        await eventually("it is told to end the answer", () => noted().length === 7);
+        await leave({ stop: "never" }, () => noted().length === 5);
+        await eventually("it is told to end the answer", () => noted().length === 6);
         expect(noted().at(-1)).toEqual({ request: "ended" });
     });
 });
@@ -154,7 +154,7 @@ async function leave(more: object, when: () => boolean): Promise<void> {
         "key",
         going.signal,
     );
-    const broken = expect(answer).rejects.toThrow("aborted");
+    const broken = expect(answer).rejects.toThrow(/aborted|socket hang up/);
     await eventually("the answer is being made", when);
     going.abort();
     await broken;

@@ -7,7 +7,7 @@ import { temporaryFolder } from "./datasets/folder";
 
 /** What a program says that has imported the front. */
 function said(program: string): string {
-    const options = { cwd: temporaryFolder(), env: { ...process.env, PYTHONDONTWRITEBYTECODE: "1" } };
+    const options = { cwd: temporaryFolder(), env: { ...process.env, PYTHONDONTWRITEBYTECODE: "1" }, timeout: 20_000 };
     const start = `import sys; sys.path.insert(0, sys.argv[1]); import front\n${program}`;
     return execFileSync("python3", ["-c", start, path.join(project, "pipeline", "runner")], options)
         .toString()
@@ -42,7 +42,7 @@ class Model:
     def __init__(self): self.inflight, self.lock = 0, threading.Lock()
     def connect(self): return front.UnixConnection(pathlib.Path("model.sock"))
 one = front.Front.__new__(front.Front)
-one.key, one.active, one.clients = "key", Model(), front.Clients()
+one.key, one.active, one.clients, one.requests = "key", Model(), front.Clients(), front.Requests()
 server = front.Server(("127.0.0.1", 0), front.handler_of(one))
 threading.Thread(target=server.serve_forever, daemon=True).start()
 client = http.client.HTTPConnection("127.0.0.1", server.server_address[1])

@@ -116,7 +116,7 @@ describe.skipIf(without)(`a run on a machine with systemd${without ? " (skipped:
     }
     const unit = (manager: string, port: number): string =>
         `--${manager} --unit=retune-service-PORT-PID --collect --quiet --setenv=XDG_RUNTIME_DIR --setenv=PATH -- ` +
-        `${python} ${home}/services/${port}/1/programs/front.py ${home}/services/${port}`;
+        `${python} -B ${home}/services/${port}/front.py ${home}/services/${port}`;
 
     test.each([0, 1] as const)(
         "a service of root's is a unit of the machine, or where it is refused (%i) a session",

@@ -36,7 +36,10 @@ describe("the front of a service", () => {
     });
 
     const place = (): string => path.join(home, "services", String(port));
-    async function serve(parameters: StandIn, { owner = "stack a (service)", at = port } = {}): Promise<ServiceStart> {
+    async function serve(
+        parameters: StandIn,
+        { owner = "stack a (service)", at = port, front = (source: string) => source } = {},
+    ): Promise<ServiceStart> {
         const job = {
             key: parameters.says,
             program: "serve.py",
@@ -44,7 +47,8 @@ describe("the front of a service", () => {
             inputs: { model: EMPTY },
             environment: {},
         };
-        const programs = { ...servingSources(), "serve.py": STAND_IN };
+        const sources = servingSources();
+        const programs = { ...sources, "front.py": front(sources["front.py"] ?? ""), "serve.py": STAND_IN };
         const request = { port: at, owner, job: { ...job, python }, programs };
         return (await call(["serve"], JSON.stringify(request))) as unknown as ServiceStart;
     }
@@ -70,7 +74,26 @@ describe("the front of a service", () => {
             body: JSON.stringify(body),
         });
         const text = await answer.text();
-        return { status: answer.status, said: /"content": "(\w*)"/.exec(text)?.[1], text };
+        const front = answer.headers.get("server");
+        return { status: answer.status, said: /"content": "(\w*)"/.exec(text)?.[1], text, front };
+    }
+    /** What four clients see that ask again and again, two of them for streams, while `work` goes on, and once more. */
+    async function asking(work: () => Promise<unknown>): Promise<(string | undefined)[][]> {
+        let isDone = false;
+        const clients = [0, 30, 0, 30].map(async (pieces) => {
+            const answers: (string | undefined)[] = [];
+            for (let isLast = false; !isLast;) {
+                isLast = isDone;
+                const { status, said, text } = await ask(pieces > 0 ? { pieces } : {});
+                expect(status).toBe(200);
+                const words = pieces > 0 ? text.trimEnd().split(" ") : [said];
+                expect(words).toEqual(Array(Math.max(pieces, 1)).fill(words[0]));
+                if (answers.at(-1) !== words[0]) answers.push(words[0]);
+            }
+            return answers;
+        });
+        await work().finally(() => (isDone = true));
+        return await Promise.all(clients);
     }
 
     test("serves a model, and starts it once however often it is asked to", async () => {
@@ -95,26 +118,83 @@ describe("the front of a service", () => {
 
     test("fails none of the requests that go on while it changes models, breaks no stream off, and changes once", async () => {
         await up("one");
-        let isDone = false;
-        const clients = [0, 30, 0, 30].map(async (pieces) => {
-            const answers: string[] = [];
-            for (let isLast = false; !isLast;) {
-                isLast = isDone;
-                const { status, said, text } = await ask(pieces > 0 ? { pieces } : {});
-                expect(status).toBe(200);
-                const words = pieces > 0 ? text.trimEnd().split(" ") : [said];
-                expect(words).toEqual(Array(Math.max(pieces, 1)).fill(words[0]));
-                if (answers.at(-1) !== words[0]) answers.push(words[0] ?? "");
-            }
-            return answers;
+        const seen = await asking(async () => {
+            const broken = await serve({ says: "broken", first: "sys.exit(3)" });
+            expect(await settled(broken, "broken")).toMatchObject({ active: "one", failed: { attempt: 2 } });
+            // It has streams of about a second to end when this one takes its place.
+            await up("two");
         });
-        const broken = await serve({ says: "broken", first: "sys.exit(3)" });
-        expect(await settled(broken, "broken")).toMatchObject({ active: "one", failed: { attempt: 2 } });
-        // It has streams of about a second to end when this one takes its place.
-        await up("two");
-        isDone = true;
-        expect(await Promise.all(clients)).toEqual(Array(4).fill(["one", "two"]));
+        expect(seen).toEqual(Array(4).fill(["one", "two"]));
         await until(() => processes("serve.py").length === 1);
+    });
+
+    test("goes on with newer sources in its place: no request fails, and the model is not loaded again", async () => {
+        await up("one");
+        const before = processes(place());
+        const newer = (name: string) => (source: string) =>
+            source.replace('server_version = "retune"', `server_version = "${name}"`);
+        const renewed = (name: string) => until(async () => (await ask()).front === `${name} `);
+        const seen = await asking(async () => {
+            expect(await serve({ says: "one" }, { front: newer("newer") })).toMatchObject({
+                attempt: 1,
+                started: false,
+            });
+            await renewed("newer");
+        });
+        expect(seen).toEqual(Array(4).fill(["one"]));
+        expect(processes(place())).toEqual(before);
+        expect(await status("--ask")).toMatchObject({ state: "up", active: "one", failed: null });
+
+        // As it does before it brings another model up, which is then its own as any other.
+        const both = await asking(async () => {
+            const start = await serve({ says: "two" }, { front: newer("newest") });
+            expect(await settled(start, "two")).toMatchObject({ active: "two" });
+        });
+        expect(both).toEqual(Array(4).fill(["one", "two"]));
+        await until(() => processes("serve.py").length === 1);
+        await renewed("newest");
+        for (const pid of processes("serve.py")) process.kill(pid, "SIGKILL");
+        await until(async () => (await status()).state === "down");
+        expect(await status()).toMatchObject({
+            reason: "its process was killed (signal 9); where nobody did it, the machine ran out of memory",
+        });
+    }, 60_000);
+
+    test("reads with newer sources what has come in before them, at a connection that was open", async () => {
+        await up("one");
+        const key = read(path.join(place(), "key")).trim();
+        const socket = net.connect(port, "127.0.0.1");
+        onTestFinished(() => void socket.destroy());
+        let said = "";
+        socket.on("data", (data: Buffer) => (said += data.toString()));
+        const answers = () => said.split(`"data": []`).length - 1;
+        const question = `GET /v1/models HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer ${key}\r\n\r\n`;
+        // Two at once, which few clients do: what it has read of the second is the old one's.
+        socket.write(question + question);
+        await until(() => answers() === 2);
+        // New ones wait where there is no moment without a request.
+        const slow = ask({ seconds: 8 });
+        await serve({ says: "one" }, { front: (source) => source.replace('"retune"', '"newer"') });
+        await new Promise((resolve) => setTimeout(resolve, 6000));
+        socket.write(question);
+        const connected = ask();
+        await new Promise((resolve) => setTimeout(resolve, 300));
+        expect(answers()).toBe(2);
+        expect(await slow).toMatchObject({ status: 200, front: "retune " });
+        await until(() => answers() === 3);
+        expect(said).toMatch(/Server: newer \r\n[^]*"data": \[\]\}$/);
+        expect(await connected).toMatchObject({ status: 200, front: "newer " });
+    }, 30_000);
+
+    test("makes place for one with newer sources where it is too old to go on as that", async () => {
+        await up("one");
+        const file = path.join(place(), "state.json");
+        const { code: _code, ...old } = JSON.parse(read(file)) as Record<string, unknown>;
+        fs.writeFileSync(file, JSON.stringify(old));
+        const before = processes(place());
+        const start = await serve({ says: "one" });
+        expect(await settled(start, "one")).toMatchObject({ active: "one" });
+        expect(processes(place()).filter((pid) => before.includes(pid))).toEqual([]);
     });
 
     test.each([

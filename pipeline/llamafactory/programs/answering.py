@@ -17,7 +17,6 @@ from llamafactory.chat import ChatModel
 from llamafactory.chat.hf_engine import HuggingfaceEngine
 from retune_job import DTYPES, fail, parameters, template_options
 
-
 # Of the request that is answered: set once nobody waits for the answer.
 abandoned: ContextVar[threading.Event | None] = ContextVar("abandoned", default=None)
 
