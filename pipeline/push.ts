@@ -6,6 +6,9 @@ import type { z } from "zod";
 import { address, digest, flag, group, text } from "./fields";
 import type { FileEntry } from "./identity";
 
+/** Whether the first push may replace files of the same names that somebody else has put there. */
+const overwriteField = flag().optional();
+
 const huggingfaceSettings = group(
     {
         repository: text("owner/name of a model on Hugging Face").regex(
@@ -15,6 +18,7 @@ const huggingfaceSettings = group(
         ),
         private: flag().default(true),
         endpoint: address("https://hub.example.com").optional(),
+        overwrite: overwriteField,
     },
     "a repository, such as { repository: owner/name }",
 );
@@ -32,12 +36,10 @@ const s3Settings = group(
         region: text("a region such as eu-central-1").optional(),
         /** Of a store that speaks S3's protocol. */
         endpoint: address("https://s3.example.com").optional(),
+        overwrite: overwriteField,
     },
     "a bucket, such as { bucket: models, prefix: cold }",
 );
-
-/** By this file a place is known to hold a copy that Retune has made, whole or not. */
-export const MARK = "retune.json";
 
 /** `retune:push`: where copies of the exported model are kept. */
 export const pushSettings = { huggingface: huggingfaceSettings.optional(), s3: s3Settings.optional() };
@@ -107,6 +109,14 @@ export async function differenceOf(
         remove: besides.filter((name) => sent[name] !== undefined),
         others: besides.filter((name) => sent[name] === undefined),
     };
+}
+
+/**
+ * Files of a place that hinder a first push: somebody else's beside the copy, and those that it would replace. What is
+ * there exactly as it is to be may be of a push that was broken off.
+ */
+export function foreignIn({ send, others }: Difference, there: Listing): string[] {
+    return [...others, ...send.filter((name) => there[name] !== undefined)];
 }
 
 /** What has become of a copy, in words; undefined where it is what it was, whatever others keep beside it. */

@@ -1,7 +1,16 @@
 import { z } from "zod";
 import { changesBetween, type Change } from "../changes";
 import { hasUnknown, keyOf, listFiles, UNKNOWN, type JsonObject } from "../identity";
-import { differenceOf, driftOfCopy, MARK, named, pushFields, type Listing, type Place, type PushInputs } from "../push";
+import {
+    differenceOf,
+    driftOfCopy,
+    foreignIn,
+    named,
+    pushFields,
+    type Listing,
+    type Place,
+    type PushInputs,
+} from "../push";
 import { HuggingFacePlace } from "../push/huggingface";
 import { S3Place } from "../push/s3";
 import type { Store } from "../store/store";
@@ -73,7 +82,7 @@ export class PushLifecycle implements ResourceLifecycle {
             const before = wasHere ? (olds?.["copy"] as Listing | undefined) : undefined;
             const difference = await differenceOf(folder, files, seen?.files ?? {}, before ?? {});
             const { send, remove, others } = difference;
-            if (before === undefined) refuseForeign(place, seen?.files ?? {}, others);
+            if (before === undefined) refuseForeign(inputs, place, foreignIn(difference, seen?.files ?? {}));
             this.tellOthers(urn, others, place);
             const bytes = files.reduce((sum, { path, size }) => sum + (send.includes(path) ? size : 0), 0);
             const isSame = send.length + remove.length === 0 && seen !== undefined && seen.amiss === undefined;
@@ -162,13 +171,13 @@ export class PushLifecycle implements ResourceLifecycle {
     }
 }
 
-/** The first time a place is either empty or holds a copy of an export: what is somebody else's is not overwritten. */
-function refuseForeign({ uri }: Place, files: Listing, besides: readonly string[]): void {
-    const names = Object.keys(files);
-    if (names.length === 0 || (files[MARK] !== undefined && besides.length === 0)) return;
-    const foreign = besides.length > 0 ? besides : names;
+/** The first time a place is not known to be this stack's: what somebody else keeps there is theirs to give up. */
+function refuseForeign({ huggingface, s3 }: PushInputs, { uri }: Place, foreign: readonly string[]): void {
+    if (foreign.length === 0 || (huggingface ?? s3)?.overwrite === true) return;
+    const setting = `push.${huggingface === undefined ? "s3" : "huggingface"}.overwrite`;
     throw new UserError(
-        `${uri} has files that this stack has not put there (${named(foreign)}): name an empty place, or remove them`,
+        `${uri} has files that this stack has not put there (${named(foreign)}): name an empty place, or remove them, ` +
+            `or set ${setting} to true, which replaces those that have the same names as the model's`,
     );
 }
 

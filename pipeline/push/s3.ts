@@ -4,7 +4,7 @@ import * as os from "node:os";
 import * as path from "node:path";
 import { parseJson } from "../identity";
 import { outputOf } from "../processes";
-import { MARK, type Difference, type Place, type S3Settings, type Seen } from "../push";
+import type { Difference, Place, S3Settings, Seen } from "../push";
 import { failureOf } from "../rclone";
 import { secretOf } from "../secrets";
 import { UserError } from "../user-error";
@@ -55,9 +55,7 @@ export class S3Place implements Place {
                 `${this.uri}: there is no bucket ${this.settings.bucket}: make it, or correct push.s3.bucket`,
             );
         }
-        // One that was broken off is known by its mark, and goes on.
-        const middle = send.filter((one) => one !== MARK && one !== LAST);
-        for (const files of [send.filter((one) => one === MARK), middle, send.filter((one) => one === LAST)]) {
+        for (const files of [send.filter((one) => one !== LAST), send.filter((one) => one === LAST)]) {
             if (files.length === 0) continue;
             const chosen = ["--files-from-raw", "-", "--ignore-times", "--no-traverse"];
             await this.rclone(["copy", folder, this.remote, ...chosen], files.join("\n"));

@@ -25,6 +25,11 @@ const exportedBy = (answer: Answer): Map<string, Buffer> => {
 const differing = (before: ReadonlyMap<string, Buffer>, after: ReadonlyMap<string, Buffer>): string[] =>
     [...after].filter(([name, content]) => before.get(name)?.equals(content) !== true).map(([name]) => name);
 
+/** What is said of a place that is not this stack's. */
+const foreign = (uri: string, files: string, kind: "huggingface" | "s3"): string =>
+    `${uri} has files that this stack has not put there (${files}): name an empty place, or remove them, ` +
+    `or set push.${kind}.overwrite to true, which replaces those that have the same names as the model's`;
+
 // The real huggingface_hub against a stand-in of the hub; what the stack pushes is made by the stand-ins of the programs.
 describe("a push to Hugging Face", () => {
     let rig: Rig;
@@ -243,15 +248,24 @@ describe("a push to Hugging Face", () => {
         expect((await rig.json("up")).code).toBe(0);
     });
 
-    test("a repository with somebody's files is not touched", async () => {
-        hub.add("someone/else", [["config.json", Buffer.from("theirs")]]);
+    test("a repository with somebody's files, or another stack's copy, is not touched until the stack says so", async () => {
+        const alike = [...pushed].filter(([name]) => name !== "model.safetensors" && name !== "retune.json");
+        const theirs = ["model.safetensors", "retune.json"].map((name) => [name, Buffer.from("theirs")] as const);
+        hub.add("someone/else", [["notes.txt", Buffer.from("theirs")], ...alike, ...theirs]);
+        const commits = hub.repositories.get("someone/else")?.commits;
         configure({ repository: "someone/else" });
-        const { code, stderr } = await withToken("up");
-        expect(code).toBe(1);
-        expect(stderr).toContain(
-            `${hub.address}/someone/else has files that this stack has not put there (config.json): name an empty place, or remove them\n`,
+        const refused = await withToken("up");
+        expect(refused.code).toBe(1);
+        expect(pushOf(JSON.parse(refused.stdout) as Answer, "huggingface")?.error).toBe(
+            foreign(`${hub.address}/someone/else`, "notes.txt, model.safetensors, retune.json", "huggingface"),
         );
-        expect(hub.repositories.get("someone/else")?.commits).toEqual([]);
+        expect(commits).toEqual([]);
+        configure({ repository: "someone/else", overwrite: true });
+        const { code, stdout } = await withToken("up");
+        expect({ code, facts: pushOf(JSON.parse(stdout) as Answer, "huggingface")?.facts }).toMatchObject({
+            ...{ code: 0, facts: { sent: 2, removed: 0 } },
+        });
+        expect(commits).toEqual([{ files: ["model.safetensors", "retune.json"], removed: [] }]);
     });
 
     test("a model that the gate refuses is not pushed", async () => {
@@ -267,8 +281,9 @@ describe("a push to Hugging Face", () => {
         const { code, stderr } = await withToken("destroy");
         expect(code).toBe(0);
         expect(stderr).toContain(
-            `warning: the copy at ${hub.address}/someone/cold stays as it is: remove it there if nobody needs it\n`,
+            `warning: the copy at ${hub.address}/someone/else stays as it is: remove it there if nobody needs it\n`,
         );
+        expect(hub.repositories.get("someone/else")?.commits).toHaveLength(1);
         expect(there()).toEqual(pushed);
     });
 
@@ -447,11 +462,28 @@ describe.skipIf(!rclone)("a push to S3", () => {
             [...files.keys()].map((name) => `keys/${name}`),
         );
         const environments = fs.readFileSync(log, "utf8");
-        // A look, three parts of the copy and a look.
-        expect(environments.match(/^RCLONE_CONFIG=.*retune-push-\w+\/rclone\.conf$/gm)).toHaveLength(5);
+        // A look, two parts of the copy and a look.
+        expect(environments.match(/^RCLONE_CONFIG=.*retune-push-\w+\/rclone\.conf$/gm)).toHaveLength(4);
         for (const secret of [keys.AWS_ACCESS_KEY_ID, keys.AWS_SECRET_ACCESS_KEY]) {
             expect(environments + stdout + stderr).not.toContain(secret);
         }
         expect(filesBelow(rig.runtime).filter((name) => name.includes("retune-push-"))).toEqual([]);
+    });
+
+    test("another stack's copy is not touched until the stack says so, and what is as it has to be is not in the way", async () => {
+        const set = (...more: string[]) =>
+            rig.json("up", "--set", "push.s3.prefix=theirs", ...more.flatMap((one) => ["--set", `push.s3.${one}`]));
+        ask("copy", "mirror:models/keys", "mirror:models/theirs", "--exclude", "SHA256SUMS");
+        ask("copyto", rig.write("other", "theirs"), "mirror:models/theirs/model.safetensors");
+        const before = ask("lsf", "-R", "--files-only", "--format", "pth", "mirror:models");
+        const refused = await set();
+        expect({ code: refused.code, error: pushOf(refused.answer, "s3")?.error }).toEqual({
+            ...{ code: 1, error: foreign(`${endpoint}/models/theirs`, "model.safetensors", "s3") },
+        });
+        expect(ask("lsf", "-R", "--files-only", "--format", "pth", "mirror:models")).toBe(before);
+        const { code, answer } = await set("overwrite=true");
+        // What was lacking, too, which is nobody's.
+        expect({ code, facts: pushOf(answer, "s3")?.facts }).toMatchObject({ code: 0, facts: { sent: 2, removed: 0 } });
+        expect(pushOf((await set()).answer, "s3")).toMatchObject({ action: "cached", facts: { sent: 0 } });
     });
 });

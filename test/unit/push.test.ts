@@ -3,7 +3,7 @@ import * as os from "node:os";
 import * as path from "node:path";
 import { expect, onTestFinished, test } from "vitest";
 import { listFiles, sha256 } from "../../pipeline/identity";
-import { differenceOf, driftOfCopy } from "../../pipeline/push";
+import { differenceOf, driftOfCopy, foreignIn } from "../../pipeline/push";
 
 test("only what the stack has sent before, and sends no more, is removed", async () => {
     const folder = fs.mkdtempSync(path.join(os.tmpdir(), "retune-push-"));
@@ -24,7 +24,10 @@ test("only what the stack has sent before, and sends no more, is removed", async
         remove: ["shard-2"],
         others: ["cold/config.json"],
     });
-    expect(await difference({})).toMatchObject({ remove: [], others: ["shard-2", "cold/config.json"] });
+    const first = await difference({});
+    expect(first).toMatchObject({ remove: [], others: ["shard-2", "cold/config.json"] });
+    // A first push replaces nothing, but sends what lacks and keeps what is there already.
+    expect(foreignIn(first, there)).toEqual(["shard-2", "cold/config.json", "altered"]);
 });
 
 test("files of others beside a copy are no drift", () => {
