@@ -3,28 +3,63 @@ import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import type { JsonObject } from "../../pipeline/identity";
+import { parse } from "yaml";
+import type { Json } from "../../pipeline/identity";
 import { isAlive } from "../engine/processes";
-import { all, digestsOf, eventually, python, Rig, runsIn } from "../engine/rig";
+import type { Hub } from "../engine/hub";
+import { all, digestsOf, eventually, python, Rig, runsIn, type Running } from "../engine/rig";
 import { Account, withoutAccount } from "./account";
+import { tutorialHub } from "./tutorial-hub";
 
 const missing = withoutAccount === undefined ? "" : ` (skipped: ${withoutAccount})`;
 
 /** What every update asks, for nothing: it costs no machine and wakes none. */
 const ASKED = ["invoke getInstanceTypeOfferings", "invoke getParameter", "invoke getServiceQuota"];
 
-const BY_ADDRESS = { access: "key", from: ["203.0.113.7/32"] };
+type Settings = Readonly<Record<string, Json>>;
 
-describe.skipIf(missing !== "")(`a stack on AWS${missing}`, () => {
+const BY_ADDRESS: Settings = { "target.access": "key", "target.from": ["203.0.113.7/32"] };
+
+/*
+ * The stack is Pulumi.huatuo.yaml as it is committed, with QLoRA, model and data at their pinned commits. `--set` says what
+ * cannot be here: a GPU, and the time for more than a few steps and tokens.
+ */
+describe.skipIf(missing !== "")(`the stack huatuo on AWS${missing}`, () => {
     let rig: Rig;
     let account: Account;
+    let hub: Hub;
     let printed = "";
+    let settings: Settings = {};
 
-    const configure = (target: JsonObject = {}, changes: JsonObject = {}): void => {
+    /** What differs from the stack's file from now on. */
+    const configure = (changes: Settings = {}): void => {
         const { identity, sshd } = account;
-        const aws = { type: "aws", region: "us-east-1", gpu: "none", python, identity, user: os.userInfo().username };
-        rig.configure({ target: { ...aws, home: sshd.at(), ...target }, ...changes });
+        settings = {
+            "target.identity": identity,
+            // The machine is a loopback sshd: it has no user ubuntu, and an environment with LLaMA-Factory already.
+            "target.user": os.userInfo().username,
+            "target.home": sshd.at(),
+            "target.python": python,
+            "target.gpu": "none",
+            "training.precision": "fp32", // bf16 wants a GPU, or one of few CPUs
+            "training.gradientAccumulation": 1,
+            "training.maxSteps": 4,
+            "evaluation.maxNewTokens": 8,
+            // A random model of two layers learns next to nothing in four steps: whether it is better is chance.
+            "evaluation.gate": { conditions: [] },
+            ...changes,
+        };
     };
+    const words = (command: Parameters<Rig["json"]>[0], ...more: readonly string[]): string[] => {
+        const set = Object.entries(settings).flatMap(([name, value]) => [
+            "--set",
+            `${name}=${typeof value === "string" ? value : JSON.stringify(value)}`,
+        ]);
+        return ["--stack", "huatuo", ...(command === "up" || command === "preview" ? set : []), ...more];
+    };
+    const json = (command: Parameters<Rig["json"]>[0], ...more: readonly string[]) =>
+        rig.json(command, ...words(command, ...more));
+    const spawn = (command: "up", ...more: readonly string[]): Running => rig.spawn(command, words(command, ...more));
     const infrastructure = (action: string, others: Readonly<Record<string, string>> = {}) => ({
         "offer": action,
         "host-key": action,
@@ -80,18 +115,20 @@ describe.skipIf(missing !== "")(`a stack on AWS${missing}`, () => {
     };
 
     beforeAll(async () => {
-        account = await Account.open();
+        [account, hub] = await Promise.all([Account.open(), tutorialHub()]);
         rig = new Rig();
         account.enter(rig);
+        rig.environment["HF_ENDPOINT"] = hub.address;
         configure();
     });
     afterAll(async () => {
         await rig.dispose();
         await account.close();
+        hub.close();
     });
 
     describe("is refused before anything is made", () => {
-        test.each<[string, () => void | Promise<void>, JsonObject, string]>([
+        test.each<[string, () => void | Promise<void>, Settings, string]>([
             [
                 "with a quota of 0",
                 () => {
@@ -103,13 +140,13 @@ describe.skipIf(missing !== "")(`a stack on AWS${missing}`, () => {
             [
                 "in a zone without the type",
                 () => undefined,
-                { zone: "us-east-1e" },
+                { "target.zone": "us-east-1e" },
                 "target.zone: us-east-1e has no g5.xlarge; there is us-east-1",
             ],
             [
                 "with a budget smaller than one step",
                 () => undefined,
-                { budget: 0.01 },
+                { "target.budget": 0.01 },
                 "target.budget: $0.010 buys 36 s of g5.xlarge",
             ],
             [
@@ -121,13 +158,13 @@ describe.skipIf(missing !== "")(`a stack on AWS${missing}`, () => {
             [
                 "in a region that AWS does not have",
                 () => undefined,
-                { region: "us-east-9" },
+                { "target.region": "us-east-9" },
                 "target.region: AWS does not answer there: `aws ec2 describe-regions --all-regions --query Regions[].RegionName --region us-east-1` lists its regions (AWS was asked which zones have the instance type: ",
             ],
-        ])("%s", async (_what, given, target, message) => {
+        ])("%s", async (_what, given, changes, message) => {
             await given();
-            configure(target);
-            const { code, stderr } = await rig.json("up");
+            configure(changes);
+            const { code, stderr } = await json("up");
             expect(code).not.toBe(0);
             expect(stderr).toContain(message);
             expect(changed()).toEqual([]);
@@ -139,7 +176,8 @@ describe.skipIf(missing !== "")(`a stack on AWS${missing}`, () => {
 
         test("without credentials", async () => {
             const without = { AWS_ACCESS_KEY_ID: undefined, AWS_SECRET_ACCESS_KEY: undefined };
-            const running = rig.spawn("up", ["--json"], { env: { ...rig.environment, ...without } });
+            const env = { ...rig.environment, ...without };
+            const running = rig.spawn("up", words("up", "--json"), { env });
             const { code, stderr } = await running.ended;
             expect(code).not.toBe(0);
             // Once, although nothing that was asked is answered.
@@ -151,15 +189,15 @@ describe.skipIf(missing !== "")(`a stack on AWS${missing}`, () => {
         });
 
         test("a preview says what it costs, and makes nothing", async () => {
-            const { code, stderr } = await rig.json("preview");
+            const { code, stderr } = await json("preview");
             expect(code).toBe(0);
             expect(stderr).toContain("awake $1.01 an hour (AWS Pricing API, us-east-1, 2026-08-17)");
             expect(changed()).toEqual([]);
         });
 
         test("a GPU without bf16 is told before it is paid for: the training is fp16", async () => {
-            configure({ instanceType: "g4dn.xlarge", gpu: "required" }, { training: { precision: "bf16" } });
-            const { code, stderr } = await rig.json("preview");
+            configure({ "target.instanceType": "g4dn.xlarge", "target.gpu": "required", "training.precision": "bf16" });
+            const { code, stderr } = await json("preview");
             configure();
             expect(code).toBe(0);
             expect(stderr).toContain("g4dn.xlarge, T4 of 16 GiB, which has no bf16: training.precision is fp16");
@@ -171,7 +209,7 @@ describe.skipIf(missing !== "")(`a stack on AWS${missing}`, () => {
             "a bucket's name that is taken",
             { taken: true },
             0,
-            /models: creating S3 Bucket \(retune-test-\w+\): .*BucketAlreadyExists: *\n +a bucket of this name is somebody's already, and all of AWS shares the names: repeat the command, which takes another name each time$/m,
+            /models: creating S3 Bucket \(retune-huatuo-\w+\): .*BucketAlreadyExists: *\n +a bucket of this name is somebody's already, and all of AWS shares the names: repeat the command, which takes another name each time$/m,
         ],
         [
             "credentials that expire in the middle",
@@ -187,7 +225,7 @@ describe.skipIf(missing !== "")(`a stack on AWS${missing}`, () => {
         ],
     ])("%s: said, nothing is made twice, and the next up goes on", async (_what, control, count, message) => {
         account.has({ quota: 8, ...control });
-        const { code, stderr } = await rig.json("up");
+        const { code, stderr } = await json("up");
         expect(code).toBe(1);
         expect(stderr).toMatch(message);
         account.has({ quota: 8 });
@@ -197,7 +235,7 @@ describe.skipIf(missing !== "")(`a stack on AWS${missing}`, () => {
     });
 
     test("from an account without a machine to the model", async () => {
-        const { code, actions, stdout: answered, stderr } = await rig.json("up");
+        const { code, actions, stdout: answered, stderr } = await json("up");
         printed = answered + stderr;
         expect({ code, stderr: code === 0 ? "" : stderr }).toEqual({ code: 0, stderr: "" });
         expect(actions).toEqual({
@@ -209,15 +247,35 @@ describe.skipIf(missing !== "")(`a stack on AWS${missing}`, () => {
         expect(machine()).toMatchObject({ ImageId: "ami-0000000000000001", InstanceType: "g5.xlarge" });
         expect(clock()).toEqual(stopping(machine().InstanceId));
         const { stdout } = await rig.run("status");
-        expect(stdout).toMatch(/^stack test, spent \$0\.00$/m);
+        expect(stdout).toMatch(/^stack huatuo, spent \$0\.00 of \$10\.00$/m);
         expect(stdout).toMatch(/^machines\n {2}i-[0-9a-f]+ +\$0\.00 for 0 s awake, as of /m);
     });
 
-    test("it keeps the rules of policy/, where a run has a limit", async () => {
+    test("model and data came from the hub at the commits that the stack's file names, the model to the machine itself", () => {
+        const file = path.join(rig.project, "Pulumi.huatuo.yaml");
+        const { config } = parse(fs.readFileSync(file, "utf8")) as {
+            config: Record<"retune:model" | "retune:dataset", { source: { huggingface: string; revision: string } }>;
+        };
+        for (const { source } of [config["retune:model"], config["retune:dataset"]]) {
+            const asked = hub.requests.filter((one) => one.includes(`/${source.huggingface}/resolve/`));
+            expect(asked.length).toBeGreaterThan(0);
+            expect(asked.filter((one) => !one.includes(`/resolve/${source.revision}/`))).toEqual([]);
+        }
+        const [model] = runsIn(account.sshd.at()).filter(({ kind }) => kind === "Model");
+        const weights = path.join(model?.folder ?? "", "out", "model.safetensors");
+        expect(fs.readFileSync(weights)).toEqual(
+            hub.repositories.get("Qwen/Qwen3-0.6B")?.files.get("model.safetensors"),
+        );
+        const [training] = rig.runs("Training");
+        const log = fs.readFileSync(path.join(training?.folder ?? "", "log"), "utf8");
+        expect(log).toContain("Quantizing model to 4 bit with bitsandbytes");
+    });
+
+    test("it keeps the rules of policy/, because a run has a limit", async () => {
         const watched = ["--policy-pack", "policy"];
-        const kept = await rig.json("preview", ...watched, "--set", "target.limits.cost=5");
+        const kept = await json("preview", ...watched);
         expect({ code: kept.code, stderr: kept.code === 0 ? "" : kept.stderr }).toEqual({ code: 0, stderr: "" });
-        const broken = await rig.json("preview", ...watched);
+        const broken = await json("preview", ...watched, "--set", "target.limits={}");
         expect(broken.code).toBe(1);
         const errors = broken.answer.stages.flatMap(({ error }) => error ?? []);
         expect([...new Set(errors)]).toEqual([
@@ -248,14 +306,14 @@ describe.skipIf(missing !== "")(`a stack on AWS${missing}`, () => {
 
     test("it sleeps when nothing runs: an up with nothing to do does not wake it", async () => {
         fallAsleep();
-        expect((await rig.json("up")).actions).toEqual(unchanged);
-        expect((await rig.json("preview")).actions).toEqual(unchanged);
+        expect((await json("up")).actions).toEqual(unchanged);
+        expect((await json("preview")).actions).toEqual(unchanged);
         expect(account.asked().sort()).toEqual([...ASKED, ...ASKED].sort());
         expect(machine().State.Name).toBe("stopped");
     });
 
     test("nor does a refresh, which takes a machine that sleeps as it was", async () => {
-        const { code, actions, stderr } = await rig.json("refresh");
+        const { code, actions, stderr } = await json("refresh");
         expect({ code, actions }).toEqual({ code: 0, actions: unchanged });
         expect(stderr).toContain(`${machine().InstanceId} sleeps (stopped): taken as it was`);
         expect(machine().State.Name).toBe("stopped");
@@ -264,16 +322,16 @@ describe.skipIf(missing !== "")(`a stack on AWS${missing}`, () => {
 
     test("a newer image under AWS's name changes nothing until it is asked for", async () => {
         await account.publish("gpu-ubuntu-22.04", "ami-0000000000000002");
-        expect((await rig.json("up")).actions).toEqual(unchanged);
+        expect((await json("up")).actions).toEqual(unchanged);
         expect(changed()).toEqual([]);
-        const latest = await rig.json("preview", "--set", "target.image=latest");
+        const latest = await json("preview", "--set", "target.image=latest");
         expect(latest).toMatchObject({ code: 0, actions: { offer: "would-run", ...all("unchanged") } });
         expect(machine().ImageId).toBe("ami-0000000000000001");
     });
 
     test("another learning rate touches no infrastructure: it wakes the machine, once, and runs there", async () => {
-        configure({}, { training: { learningRate: 0.02 } });
-        const { code, actions } = await rig.json("up");
+        configure({ "training.learningRate": 0.0002 });
+        const { code, actions } = await json("up");
         expect({ code, actions }).toEqual({
             code: 0,
             actions: { ...infrastructure("unchanged"), ...all("ran", { dataset: "unchanged", model: "unchanged" }) },
@@ -284,8 +342,8 @@ describe.skipIf(missing !== "")(`a stack on AWS${missing}`, () => {
 
     test("another instance type replaces the machine, and reruns no stage", async () => {
         const before = machine().InstanceId;
-        configure({ instanceType: "g6.xlarge" }, { training: { learningRate: 0.02 } });
-        const { code, actions } = await rig.json("up");
+        configure({ "target.instanceType": "g6.xlarge", "training.learningRate": 0.0002 });
+        const { code, actions } = await json("up");
         expect({ code, actions }).toEqual({
             code: 0,
             actions: { ...infrastructure("ran", { "host-key": "unchanged" }), ...all("unchanged") },
@@ -298,8 +356,8 @@ describe.skipIf(missing !== "")(`a stack on AWS${missing}`, () => {
 
     test("a machine that somebody has terminated is made again, and no stage runs again", async () => {
         account.aws("ec2", "terminate-instances", "--instance-ids", machine().InstanceId);
-        expect((await rig.json("refresh")).code).toBe(0);
-        const { code, answer, actions } = await rig.json("up");
+        expect((await json("refresh")).code).toBe(0);
+        const { code, answer, actions } = await json("up");
         expect({ code, actions }).toMatchObject({ code: 0, actions: all("unchanged") });
         expect(digestsOf(answer)["export"]).toBeDefined();
         expect(machine().State.Name).toBe("running");
@@ -307,8 +365,8 @@ describe.skipIf(missing !== "")(`a stack on AWS${missing}`, () => {
 
     describe("destroy in the middle of a run whose client was killed", () => {
         test("ends the run and the machine, and kept models stay", async () => {
-            configure({ instanceType: "g6.xlarge", keepModels: true });
-            const client = rig.spawn("up", ["--json", "--set", "training.maxSteps=100000"]);
+            configure({ "target.instanceType": "g6.xlarge", "target.keepModels": true });
+            const client = spawn("up", "--json", "--set", "training.maxSteps=100000");
             const { key } = await client.until("a step", () => {
                 const run = rig.active("Training");
                 const events = account.sshd.at("runs", run?.key ?? "", "events.jsonl");
@@ -325,7 +383,7 @@ describe.skipIf(missing !== "")(`a stack on AWS${missing}`, () => {
             const kept = objects();
             account.asked();
 
-            const { code, stderr } = await rig.json("destroy");
+            const { code, stderr } = await json("destroy");
             expect({ code, stderr: code === 0 ? "" : stderr }).toEqual({ code: 0, stderr: "" });
             expect(isAlive(pid)).toBe(false);
             // It was asked to, and had time for its checkpoint, before its machine went.
@@ -336,7 +394,7 @@ describe.skipIf(missing !== "")(`a stack on AWS${missing}`, () => {
             expect(account.machines()).toEqual([]);
             expect(account.aws("scheduler", "list-schedules", "--query", "Schedules[]")).toEqual([]);
             expect(rig.locks()).toEqual([]);
-            expect(rig.state().pending_operations ?? []).toEqual([]);
+            expect(rig.state("huatuo").pending_operations ?? []).toEqual([]);
             expect(kept.length).toBeGreaterThan(4);
             expect(objects()).toEqual(kept);
         });
@@ -344,7 +402,7 @@ describe.skipIf(missing !== "")(`a stack on AWS${missing}`, () => {
         test("and the next up has them without a run", async () => {
             removeBucket();
             configure(BY_ADDRESS);
-            const { code, actions } = await rig.json("up");
+            const { code, actions } = await json("up");
             expect({ code, actions }).toEqual({ code: 0, actions: { ...infrastructure("ran"), ...all("cached") } });
         });
     });
@@ -356,8 +414,8 @@ describe.skipIf(missing !== "")(`a stack on AWS${missing}`, () => {
         ]);
         account.asked();
         fallAsleep();
-        configure(BY_ADDRESS, { evaluation: { maxNewTokens: 4 } });
-        const { code, actions } = await rig.json("up");
+        configure({ ...BY_ADDRESS, "evaluation.maxNewTokens": 4 });
+        const { code, actions } = await json("up");
         expect({ code, actions }).toMatchObject({ code: 0, actions: { evaluation: "ran", training: "unchanged" } });
         // It was made, prepared and verified that way, and two runs are on it now.
         const asked = new Set(account.asked());
@@ -368,19 +426,19 @@ describe.skipIf(missing !== "")(`a stack on AWS${missing}`, () => {
 
     test("a bucket that somebody has deleted is made again, and no stage runs again", async () => {
         const bucket = removeBucket();
-        expect((await rig.json("refresh")).code).toBe(0);
-        const { code, actions } = await rig.json("up");
+        expect((await json("refresh")).code).toBe(0);
+        const { code, actions } = await json("up");
         expect({ code, actions }).toMatchObject({ code: 0, actions: all("unchanged") });
         expect(buckets()).toEqual([expect.not.stringMatching(bucket)]);
     });
 
     test("a spot machine that AWS takes back leaves a checkpoint, from which the next one goes on", async () => {
-        const steps = { training: { learningRate: 0.03, maxSteps: 20 } }; // a checkpoint every five
+        const steps = { "target.spot": true, "training.learningRate": 0.0003, "training.maxSteps": 20 }; // a checkpoint every five
         const checkpoints = () => mirrored().filter((key) => key.startsWith("retune/checkpoints/"));
         const training = () =>
             runsIn(account.sshd.at()).find(({ kind, state }) => kind === "Training" && state === "running");
-        configure({ spot: true }, steps);
-        const up = rig.spawn("up", []);
+        configure(steps);
+        const up = spawn("up");
         const { key } = await up.until("a step beyond the first checkpoint", () => {
             const run = training();
             return run !== undefined && run.steps.length >= 7 ? run : undefined;
@@ -404,8 +462,8 @@ describe.skipIf(missing !== "")(`a stack on AWS${missing}`, () => {
         // There is no machine of this type any more: another one has nothing of what was on its disk.
         fallAsleep();
         fs.rmSync(account.sshd.at(), { recursive: true });
-        configure({ instanceType: "g6.xlarge", spot: true }, steps);
-        const again = await rig.json("up");
+        configure({ ...steps, "target.instanceType": "g6.xlarge" });
+        const again = await json("up");
         expect({ code: again.code, actions: again.actions }).toMatchObject({
             code: 0,
             actions: all("ran", { dataset: "unchanged", model: "unchanged" }),
@@ -423,7 +481,7 @@ describe.skipIf(missing !== "")(`a stack on AWS${missing}`, () => {
     });
 
     test("destroy leaves nothing in the account, and the model here", async () => {
-        const { code } = await rig.json("destroy");
+        const { code } = await json("destroy");
         expect(code).toBe(0);
         expect(account.machines()).toEqual([]);
         expect(buckets()).toEqual([]);
