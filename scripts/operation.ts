@@ -16,6 +16,7 @@ import { drive, explainCli, type Ended, type Operation } from "./driver";
 import type { EngineEvent } from "./events";
 import { keepReport } from "./generation";
 import { fromUser, home, project } from "./locations.cjs";
+import { resultsForNewMirror } from "./new-mirror";
 import { brokenRule, Outcomes, type StageOutcome } from "./outcome";
 import { passphraseWarning } from "./passphrase";
 import { writeRoots } from "./stacks";
@@ -60,6 +61,7 @@ export async function operate(operation: Operation, args: readonly string[], pul
     if (warning !== undefined) display.line(warning);
     const outcomes = new Outcomes(operation);
     const unsent = operation === "up" ? pendingUploads(home()) : [];
+    const forNewMirror: Promise<readonly Upload[]>[] = [];
     const detach = new AbortController();
     const ended = await drive({
         pulumi,
@@ -72,13 +74,16 @@ export async function operate(operation: Operation, args: readonly string[], pul
         },
         onEvent: (event) => {
             show(event, outcomes, display);
+            if (operation === "up" && event.resOutputsEvent)
+                forNewMirror.push(resultsForNewMirror(home(), event.resOutputsEvent.metadata, begin));
             if (options.detach === true && isStep(event)) detach.abort();
         },
     }).finally(() => {
         display.end();
     });
 
-    if (operation === "up" && !ended.cancelled) await sendAgain(unsent, display);
+    const lacking = (await Promise.all(forNewMirror)).flat();
+    if (operation === "up" && !ended.cancelled) await sendAgain([...unsent, ...lacking], display);
     const { declared, reported } = await import("../pipeline/resources");
     const listed = outcomes.list(operation === "up" || operation === "preview" ? declared : []).map(withActiveRun);
     const stages = await Promise.all(listed.map(withVerdict));

@@ -65,9 +65,9 @@ export class Store {
         return isResultOf(key, result) ? result : undefined;
     }
 
-    /** What a run was asked to do, as far as its job file still says so. */
-    async job(key: string): Promise<Partial<Job> | undefined> {
-        return readJson<Partial<Job>>(path.join(this.runFolder(key), "job.json"));
+    /** What a run was asked to do, or the client made and of which runs, as far as its job file still says so. */
+    async job(key: string): Promise<(Partial<Job> & { readonly before?: readonly string[] }) | undefined> {
+        return readJson(path.join(this.runFolder(key), "job.json"));
     }
 
     /** The job whose run had this artifact as its result; undefined where no run on a target is known to. */

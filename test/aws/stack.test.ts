@@ -424,12 +424,15 @@ describe.skipIf(missing !== "")(`the stack huatuo on AWS${missing}`, () => {
         expect(asked).not.toContain("aws ssm start-session");
     });
 
-    test("a bucket that somebody has deleted is made again, and no stage runs again", async () => {
+    test("a bucket that somebody has deleted is made again with what was in it, and no stage runs again", async () => {
         const bucket = removeBucket();
         expect((await json("refresh")).code).toBe(0);
-        const { code, actions } = await json("up");
+        const { code, actions, stderr } = await json("up");
         expect({ code, actions }).toMatchObject({ code: 0, actions: all("unchanged") });
         expect(buckets()).toEqual([expect.not.stringMatching(bucket)]);
+        expect(stderr).toContain("\nsent 4 results of earlier updates to the mirror\n");
+        expect(mirrored().filter((key) => key.endsWith("/result.json"))).toHaveLength(4);
+        expect(mirrored().filter((key) => key.endsWith("/model.safetensors"))).toHaveLength(1);
     });
 
     test("a spot machine that AWS takes back leaves a checkpoint, from which the next one goes on", async () => {
