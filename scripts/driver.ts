@@ -92,10 +92,10 @@ export async function drive(request: {
     requireWritableHome();
     for (let attempt = 1; ; attempt++) {
         const { removed, held } = removeStaleLocks(stateFolder(), PROJECT, request.stack);
-        if (removed > 0)
-            request.onNotice("the lock of an update that was killed is removed; its run goes on and is attached to");
+        const itsRun = request.operation === "destroy" ? "is stopped" : "goes on and is attached to";
+        if (removed > 0) request.onNotice(`the lock of an update that was killed is removed; its run ${itsRun}`);
         if (held[0] !== undefined && request.operation !== "preview") throw locked(held[0], request.stack);
-        if (removed > 0) clearPendingCreates(request.pulumi, request.stack);
+        if (removed > 0) settlePendingCreates(request.pulumi, request.stack);
 
         const ended = await callCli(request);
         if (ended.code === NO_SUCH_STACK) {
@@ -249,21 +249,38 @@ function initialise(pulumi: string, stack: string): void {
 }
 
 /**
- * A create that was killed stays in the state as pending for ever, and warns at every update. Of our own stages it means
- * nothing, because starting is attaching; those of other providers stay, because their warning is right.
+ * A create that was killed stays in the state as pending for ever, and warns at every update. A stage becomes what an
+ * interrupted one is, a resource without outputs: the next update attaches to its run, a destroy stops it. Of our others it
+ * means nothing, because making is finding; those of other providers stay, because their warning is right.
  */
-function clearPendingCreates(pulumi: string, stack: string): void {
+function settlePendingCreates(pulumi: string, stack: string): void {
     const exported = cli(pulumi, ["stack", "export", "--stack", stack]);
     if (exported.status !== 0) return;
+    interface Resource {
+        readonly urn: string;
+        readonly type: string;
+    }
     interface Pending {
         readonly type: string;
-        readonly resource: { readonly type: string };
+        readonly resource: Resource;
     }
-    const state = JSON.parse(exported.stdout) as { deployment?: { pending_operations?: Pending[] } };
-    const pending = state.deployment?.pending_operations ?? [];
-    const others = pending.filter((one) => !(one.type === "creating" && one.resource.type.startsWith("finetune:")));
-    if (state.deployment === undefined || others.length === pending.length) return;
-    state.deployment.pending_operations = others;
+    const state = JSON.parse(exported.stdout) as {
+        deployment?: { resources?: Resource[]; pending_operations?: Pending[] };
+    };
+    const { resources = [], pending_operations: pending = [] } = state.deployment ?? {};
+    const isOurs = ({ type, resource }: Pending) => type === "creating" && resource.type.startsWith("finetune:");
+    const interrupted = pending
+        .filter((one) => isOurs(one) && one.resource.type.startsWith("finetune:pipeline:"))
+        .filter(({ resource: { urn } }) => !resources.some((one) => one.urn === urn))
+        .map(({ resource }) => ({
+            ...resource,
+            id: resource.urn.slice(resource.urn.lastIndexOf("::") + 2),
+            outputs: {},
+            initErrors: ["its update was killed"],
+        }));
+    if (state.deployment === undefined || !pending.some(isOurs)) return;
+    state.deployment.pending_operations = pending.filter((one) => !isOurs(one));
+    state.deployment.resources = [...resources, ...interrupted];
     cli(pulumi, ["stack", "import", "--stack", stack], JSON.stringify(state));
 }
 

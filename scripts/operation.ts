@@ -7,7 +7,8 @@ import { pathToFileURL } from "node:url";
 import { Command } from "commander";
 import { duration } from "../pipeline/duration";
 import type { Manifest } from "../pipeline/manifest";
-import { isActive, listRuns } from "../pipeline/store/runs";
+import { activeRun, followedRuns } from "../pipeline/store/followed";
+import { listRuns } from "../pipeline/store/runs";
 import { pendingUploads, type Upload } from "../pipeline/store/uploads";
 import { UserError } from "../pipeline/user-error";
 import { parseOrExplain, UsageError } from "./arguments";
@@ -60,6 +61,7 @@ export async function operate(operation: Operation, args: readonly string[], pul
     const warning = operation === "up" ? passphraseWarning(stackFile(options.stack), process.env) : undefined;
     if (warning !== undefined) display.line(warning);
     const outcomes = new Outcomes(operation);
+    const ofStack = (stage: StageOutcome) => withActiveRun(options.stack, stage);
     const unsent = operation === "up" ? pendingUploads(home()) : [];
     const forNewMirror: Promise<readonly Upload[]>[] = [];
     const detach = new AbortController();
@@ -73,7 +75,7 @@ export async function operate(operation: Operation, args: readonly string[], pul
             display.line(text);
         },
         onEvent: (event) => {
-            show(event, outcomes, display);
+            show(event, outcomes, display, ofStack);
             if (operation === "up" && event.resOutputsEvent)
                 forNewMirror.push(resultsForNewMirror(home(), event.resOutputsEvent.metadata, begin));
             if (options.detach === true && isStep(event)) detach.abort();
@@ -85,7 +87,7 @@ export async function operate(operation: Operation, args: readonly string[], pul
     const lacking = (await Promise.all(forNewMirror)).flat();
     if (operation === "up" && !ended.cancelled) await sendAgain([...unsent, ...lacking], display);
     const { declared, reported } = await import("../pipeline/resources");
-    const listed = outcomes.list(operation === "up" || operation === "preview" ? declared : []).map(withActiveRun);
+    const listed = outcomes.list(operation === "up" || operation === "preview" ? declared : []).map(ofStack);
     const stages = await Promise.all(listed.map(withVerdict));
     const result = judge(ended, outcomes, stages);
     const keys = operation === "destroy" ? [] : stages.flatMap((stage) => stage.key ?? []);
@@ -242,12 +244,17 @@ function stackFile(stack: string): string {
     return path.join(project, `Pulumi.${stack}.yaml`);
 }
 
-function show(event: EngineEvent, outcomes: Outcomes, display: Display): void {
+function show(
+    event: EngineEvent,
+    outcomes: Outcomes,
+    display: Display,
+    ofStack: (stage: StageOutcome) => StageOutcome,
+): void {
     const outcome = outcomes.take(event);
     if (outcome !== undefined) {
         outcomes.shown.add(outcome.name);
         // Quiet when all is well: the closing line counts what is as it was.
-        if (outcome.action !== "unchanged" || outcomes.operation === "preview") display.stage(withActiveRun(outcome));
+        if (outcome.action !== "unchanged" || outcomes.operation === "preview") display.stage(ofStack(outcome));
     }
     const diagnostic = event.diagnosticEvent;
     if (diagnostic?.ephemeral === true && diagnostic.urn) {
@@ -269,10 +276,10 @@ function isStep({ diagnosticEvent }: EngineEvent): boolean {
     return diagnosticEvent?.ephemeral === true && /^[a-z -]+, step \d/.test(diagnosticEvent.message);
 }
 
-/** What a detached stage has going on, where that is on this machine: an interrupted operation answers no outputs. */
-function withActiveRun(stage: StageOutcome): StageOutcome {
+/** What a detached stage has going on: an interrupted operation answers no outputs. */
+function withActiveRun(stack: string, stage: StageOutcome): StageOutcome {
     if (stage.action !== "detached") return stage;
-    const active = listRuns(home()).find((run) => run.stage === stage.name && isActive(run));
+    const active = activeRun(listRuns(home()), followedRuns(home()), stack, stage.name);
     return active === undefined ? stage : { ...stage, key: active.key, run: active.run };
 }
 

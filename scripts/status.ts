@@ -4,6 +4,7 @@ import { duration } from "../pipeline/duration";
 import { costOf, readings, spentBy, type MeterReading } from "../pipeline/executor/meter";
 import type { JsonObject } from "../pipeline/identity";
 import { sparkline } from "../pipeline/progress";
+import { activeRun, followedRuns, type Followed } from "../pipeline/store/followed";
 import { isActive, listRuns, lossesOf, type RunSummary } from "../pipeline/store/runs";
 import { pendingUploads } from "../pipeline/store/uploads";
 import { parseOrExplain, UsageError } from "./arguments";
@@ -32,7 +33,7 @@ export async function status(args: readonly string[]): Promise<number> {
         throw new UsageError("--watch is for people: with --json, ask again and again");
     if (options["watch"] === true) return watch();
     const seen = await look();
-    const { stacks, runs, ...rest } = seen;
+    const { stacks, runs, followed: _followed, ...rest } = seen;
     const text = options["json"] === true ? JSON.stringify({ stacks: stacks.map(forJson), runs, ...rest }) : undefined;
     process.stdout.write(`${text ?? described(seen).join("\n")}\n`);
     if (runs.some((run) => isActive(run) && silence(run) !== undefined)) process.exit(0); // ssh is still trying
@@ -42,12 +43,13 @@ export async function status(args: readonly string[]): Promise<number> {
 async function look() {
     const stacks = readStacks().filter(({ stages, problem }) => stages.length > 0 || problem !== undefined);
     await Promise.all(listRuns(home()).filter(isActive).map(askTarget));
-    return { stacks, runs: listRuns(home()), uploads: pendingUploads(home()), machines: readings(home()) };
+    const uploads = pendingUploads(home());
+    return { stacks, runs: listRuns(home()), uploads, machines: readings(home()), followed: followedRuns(home()) };
 }
 
-function described({ stacks, runs, uploads, machines }: Awaited<ReturnType<typeof look>>): string[] {
+function described({ stacks, runs, uploads, machines, followed }: Awaited<ReturnType<typeof look>>): string[] {
     const lines = [
-        ...stacks.flatMap((stack) => describeStack(stack, runs)),
+        ...stacks.flatMap((stack) => describeStack(stack, runs, followed)),
         ...describeRuns(runs),
         ...(machines.length === 0 ? [] : ["machines", ...machines.map(describeMachine)]),
         ...(uploads.length === 0 ? [] : [describeUploads(uploads.length)]),
@@ -108,12 +110,16 @@ function describeMachine(reading: MeterReading): string {
     return `  ${machine.padEnd(20)} $${costOf(reading).toFixed(2)}${limit} for ${duration(seconds)} awake, as of ${asOf}`;
 }
 
-function describeStack({ stack, stages, problem }: StackStatus, runs: readonly RunSummary[]): string[] {
+function describeStack(
+    { stack, stages, problem }: StackStatus,
+    runs: readonly RunSummary[],
+    followed: readonly Followed[],
+): string[] {
     if (problem !== undefined) return [`stack ${stack}`, `  ${problem}`];
     const made = stages.filter(({ type }) => type.startsWith("finetune:pipeline:"));
     const lines = made.map(({ name, outputs }) => {
         const run = typeof outputs["run"] === "string" ? outputs["run"] : "";
-        const active = runs.find((one) => one.stage === name && isActive(one));
+        const active = activeRun(runs, followed, stack, name);
         const served = typeof outputs["uri"] === "string" ? `serves at ${outputs["uri"]}` : "interrupted";
         const state = active !== undefined ? progress(active) : run === "" ? served : finished(outputs);
         return `  ${name.padEnd(11)} ${run.padEnd(13)} ${state}`;

@@ -13,6 +13,7 @@ import type { Target } from "../../infra/target";
 import { programs } from "../llamafactory/job";
 import { describeProgress, type Progress } from "../progress";
 import { secretOf } from "../secrets";
+import { dropEnded, noteFollowed } from "../store/followed";
 import { isActive, readRun } from "../store/runs";
 import { Mirror, s3Remote, Unreachable } from "../store/mirror";
 import type { Result, Store } from "../store/store";
@@ -21,6 +22,7 @@ import { UserError } from "../user-error";
 
 /** What the stages of one update share. */
 export interface Surroundings {
+    readonly stack: string;
     readonly store: Store;
     readonly executor: Executor;
     readonly target: Target;
@@ -52,6 +54,14 @@ export async function ensure(
     inputs: JsonObject,
     surroundings: Surroundings,
 ): Promise<Ensured> {
+    try {
+        return await resultOf(stage, name, inputs, surroundings);
+    } finally {
+        await dropEnded(surroundings.store.home, surroundings.stack, name);
+    }
+}
+
+async function resultOf(stage: Stage, name: string, inputs: JsonObject, surroundings: Surroundings): Promise<Ensured> {
     const { store, progress, session } = surroundings;
     const key = stageKey(stage, inputs);
     const work = stage.work(inputs, key);
@@ -94,7 +104,7 @@ export async function ensure(
 }
 
 async function ensureRun(run: TargetRun, stage: string, surroundings: Surroundings): Promise<Ensured> {
-    const { executor, store, progress, limitSeconds } = surroundings;
+    const { executor, store, progress, limitSeconds, stack, target } = surroundings;
     const stored = (await store.result(run.key)) ?? (await fetched(run.key, surroundings));
     // A result without its artifact is no result: the run is repeated. One that appears from here on is a good one.
     if (stored !== undefined && (await store.flaw(stored)) === undefined) {
@@ -103,6 +113,7 @@ async function ensureRun(run: TargetRun, stage: string, surroundings: Surroundin
     if (surroundings.cancelled.aborted) throw new Detached();
     await refuseElsewhere(run.key, surroundings);
     await orDetached(executor.wake(progress), surroundings);
+    await noteFollowed(store.home, { stack, stage, key: run.key, target });
     // What is damaged here may be whole on the target: then it is only brought here again.
     const again = stored !== undefined && (await executor.missing([stored.digest])).length > 0;
     const { stays, ...rest } = run;
@@ -217,7 +228,7 @@ async function provide(
     stage: string,
     surroundings: Surroundings,
 ): Promise<void> {
-    const { executor, store, progress, limitSeconds } = surroundings;
+    const { executor, store, progress, limitSeconds, stack, target } = surroundings;
     const missing = await executor.missing(inputs.map(([, digest]) => digest));
     for (const [name, digest] of inputs.filter(([, one]) => missing.includes(one))) {
         if ((await store.damage(digest)) === undefined) {
@@ -233,7 +244,8 @@ async function provide(
         }
         progress(`bringing about ${name} again`);
         await provide(Object.entries(job.inputs), stage, surroundings);
-        const checkpoints = job.stoppable ? checkpointsOn(surroundings.target) : undefined;
+        const checkpoints = job.stoppable ? checkpointsOn(target) : undefined;
+        await noteFollowed(store.home, { stack, stage, key: job.key, target });
         const status = await executor.submit({ ...job, limitSeconds, checkpoints }, supplies(job), true);
         const made = await follow(status, surroundings);
         if (made.digest === digest) continue;

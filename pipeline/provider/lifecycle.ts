@@ -2,7 +2,7 @@ import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
 import { pathToFileURL } from "node:url";
-import { z } from "zod";
+import { type z } from "zod";
 import { limitSeconds, targetSchema, type Target } from "../../infra/target";
 import { cache } from "../../scripts/locations.cjs";
 import { changesBetween, describeChange, type Change } from "../changes";
@@ -23,6 +23,7 @@ import {
 import { identityOf, stageKey, type Foreseen, type SessionEntry, type Stage } from "../stage";
 import { stages } from "../stages";
 import { Mirror, Unreachable } from "../store/mirror";
+import { dropFollowed, followedRuns } from "../store/followed";
 import { isActive, readRun } from "../store/runs";
 import { readJson, writeJson, type Metrics, type Result, type Store } from "../store/store";
 import { UserError } from "../user-error";
@@ -44,12 +45,14 @@ export interface Checked {
 }
 
 /** What Pulumi asks of a resource. */
-export type ResourceLifecycle = Pick<Lifecycle, "check" | "diff" | "preview" | "apply" | "read" | "delete">;
+export type ResourceLifecycle = Pick<Lifecycle, "check" | "diff" | "preview" | "apply" | "read"> & {
+    delete(urn: string, oldInputs: JsonObject): Promise<void>;
+};
 
 /** Seconds for which a run that is stopped may go on: a step and a checkpoint. */
 const STOPPING = 120;
 
-/** The update was cancelled. `outputs` are what the state shall say: never anything of the half-made run but, after an update, its key. */
+/** The update was cancelled. `outputs` are what the state shall say: never anything of the half-made run. */
 export class Interrupted extends Error {
     constructor(readonly outputs: JsonObject) {
         super("detached: the run goes on; the next `npm run up` attaches to it");
@@ -227,6 +230,7 @@ export class Lifecycle {
         const { expectedSeconds } = await this.expected(stage, inputs, olds, oldInputs);
         try {
             const { result, action, seconds } = await ensure(stage, name, inputs, {
+                stack: stackOf(urn),
                 store: this.store,
                 executor: await this.executor(target.data, urn),
                 target: target.data,
@@ -254,8 +258,7 @@ export class Lifecycle {
             return { ...stage.declares?.(inputs), ...outputs, ...(cost === undefined ? {} : { cost }) };
         } catch (error) {
             if (error instanceof Detached) {
-                const detached = [...new Set([...detachedIn(olds ?? {}), ...runsOf(stage, inputs)])];
-                throw new Interrupted(olds === undefined ? {} : { ...olds, detached });
+                throw new Interrupted(olds ?? {});
             }
             throw error;
         }
@@ -287,29 +290,39 @@ export class Lifecycle {
         return missing.length === 0 ? undefined : `the artifact is gone from ${at ?? "the target"}`;
     }
 
-    /** Stops what is still going on of the stage, and waits for its checkpoint. Artifacts stay until garbage is collected. */
-    async delete(urn: string, oldInputs: JsonObject, outputs: JsonObject): Promise<void> {
-        const inputs = plain(oldInputs);
-        const own = hasUnknown(inputs) ? [] : runsOf(stageOf(urn), inputs);
-        // Of an update that was interrupted the state keeps the inputs from before it.
-        for (const key of new Set([...own, ...detachedIn(outputs)])) {
-            const run = readRun(this.store.home, key);
-            if (run === undefined || !isActive(run)) continue;
-            const target = run.target ?? { type: "local" };
-            try {
-                const executor = await this.executor(target, urn);
-                const until = Date.now() + STOPPING * 1000;
-                let now = await executor.stop(key);
-                while (isActive(now) && Date.now() < until && !this.cancelled.aborted) {
-                    this.log(urn, `stopping run ${run.run} after its current step`, { ephemeral: true });
-                    now = await executor.status(key, { cursor: now.cursor, waitSeconds: 10 });
-                }
-            } catch (error) {
-                if (error instanceof Absent) continue; // it has ended with its machine
-                // A machine that Retune has made is never left on because it does not answer.
-                if (!(error instanceof UserError) || !isOfStack(target)) throw error;
-                this.warn(urn, `run ${run.run} could not be stopped, and ends with its machine: ${error.message}`);
+    /**
+     * Stops what is still going on of the stage, and waits for its checkpoint: the run of the newest update too, whose inputs
+     * the state does not have where it was interrupted. Artifacts stay until garbage is collected.
+     */
+    async delete(urn: string): Promise<void> {
+        const { home } = this.store;
+        const stack = stackOf(urn);
+        const all = followedRuns(home);
+        const own = all.filter((one) => one.stack === stack && one.stage === nameOf(urn));
+        for (const { key, target } of own) {
+            const known = readRun(home, key);
+            const other = all.find((one) => one.key === key && one.stack !== stack);
+            if (known !== undefined && !isActive(known)) continue;
+            if (other === undefined) await this.stop(urn, key, target);
+            else this.warn(urn, `run ${runName(key)} goes on: stack ${other.stack} follows it, too`);
+        }
+        for (const followed of own) await dropFollowed(home, followed);
+    }
+
+    private async stop(urn: string, key: string, target: Target): Promise<void> {
+        try {
+            const executor = await this.executor(target, urn);
+            const until = Date.now() + STOPPING * 1000;
+            let now = await executor.stop(key);
+            while (isActive(now) && Date.now() < until && !this.cancelled.aborted) {
+                this.log(urn, `stopping run ${runName(key)} after its current step`, { ephemeral: true });
+                now = await executor.status(key, { cursor: now.cursor, waitSeconds: 10 });
             }
+        } catch (error) {
+            if (error instanceof Absent) return; // it has ended with its machine
+            // A machine that Retune has made is never left on because it does not answer.
+            if (!(error instanceof UserError) || !isOfStack(target)) throw error;
+            this.warn(urn, `run ${runName(key)} could not be stopped, and ends with its machine: ${error.message}`);
         }
     }
 
@@ -424,17 +437,6 @@ function isOfStack(target: Target): boolean {
     return target.type === "ssh" && target.instance !== undefined;
 }
 
-/** Keys of the runs that interrupted updates of a stage have left going. */
-function detachedIn(outputs: JsonObject): string[] {
-    return z.array(z.string()).catch([]).parse(plain(outputs)["detached"]);
-}
-
-/** Keys of what runs on a target for a stage. */
-function runsOf(stage: Stage, inputs: JsonObject): string[] {
-    const work = stage.work(inputs, stageKey(stage, inputs));
-    return work.on === "target" ? [work.run.key] : Object.values(work.before ?? {}).map(({ key }) => key);
-}
-
 function isDigest(value: Json): boolean {
     return typeof value === "string" && /^[0-9a-f]{64}$/.test(value);
 }
@@ -485,6 +487,11 @@ function stageOf(urn: string): Stage {
     if (stage === undefined)
         throw new UserError(`there is no stage ${kind}; there is ${[...stages.keys()].join(", ")}`);
     return stage;
+}
+
+function stackOf(urn: string): string {
+    const [start = ""] = urn.split("::");
+    return start.slice("urn:pulumi:".length);
 }
 
 export function nameOf(urn: string): string {

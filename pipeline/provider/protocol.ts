@@ -129,7 +129,7 @@ export function serveProvider(
 
         delete: answer(async (request: messages.DeleteRequest) => {
             const urn = request.getUrn();
-            await (await of(urn)).delete(urn, json(request.getOldInputs()), json(request.getProperties()));
+            await (await of(urn)).delete(urn, json(request.getOldInputs()));
             return new Empty();
         }),
 

@@ -2,8 +2,9 @@ import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { followedRuns } from "../../pipeline/store/followed";
 import { isAlive, eventually } from "./processes";
-import { all, python, Rig, STAGES, type RunFolder, type Running } from "./rig";
+import { all, python, Rig, STAGES, tinyConfiguration, type RunFolder, type Running } from "./rig";
 
 const STEPS = 60;
 const LONG = ["--set", `training.maxSteps=${STEPS}`];
@@ -179,7 +180,7 @@ describe("a training outlives whoever started it", () => {
             client.child.kill("SIGINT");
             expect(await client.ended).toMatchObject({ code: 4 });
             expectClean();
-            expect(outputs()).toEqual({ ...before, training: { ...before["training"], detached: [run] } });
+            expect(outputs()).toEqual(before);
             expect(rig.stored("training")).toMatchObject({ inputs: { seed: 42 }, initErrors: [DETACHED] });
         });
 
@@ -275,15 +276,44 @@ describe("a training outlives whoever started it", () => {
         expect(rig.runs("Answers").map(({ attempt }) => attempt)).toEqual(rig.runs("Answers").map(() => 1));
     });
 
-    test("destroy in the middle of a rerun stops it, and leaves a checkpoint", async () => {
-        const again = ["--set", "training.maxSteps=5000", "--set", "training.seed=9"];
-        expect((await rig.json("up", "--detach", ...again)).code).toBe(4);
-        const key = rig.active("Training")?.key;
-        expect((await rig.json("destroy")).code).toBe(0);
-        expectClean();
-        expect(training()).toMatchObject({
-            ...{ key, state: "stopped", attempt: 1 },
-            reason: "stopped on request; a checkpoint was saved",
+    describe("two stacks have a training each, and the client of the other one is killed", () => {
+        const long = (seed: number) => ["--set", "training.maxSteps=5000", "--set", `training.seed=${seed}`];
+        const byKey = (key: string) => rig.runs("Training").find((run) => run.key === key);
+        let [own, others] = ["", ""];
+
+        test("status shows each stack its own", async () => {
+            expect((await rig.json("up", "--detach", ...long(9))).code).toBe(4);
+            own = rig.active("Training")?.key ?? "";
+            rig.writeStack("other", tinyConfiguration);
+            const client = rig.spawn("up", ["--stack", "other", ...long(10)]);
+            const waits = () => rig.runs("Training").find(({ state }) => state === "queued");
+            others = (await client.until("its run waits for the first one", waits)).key;
+            process.kill(await client.cli(), "SIGKILL");
+            await client.ended;
+            const { stdout } = await rig.run("status");
+            const [, training] =
+                /^stack test\n(?: {2}.*\n)*? {2}training +(?:[0-9a-f]{12})? +(.*)$/m.exec(stdout) ?? [];
+            expect(training, stdout).toMatch(/^step \d+\/5000, /);
+        });
+
+        test("destroy stops the run of the client that was killed, and not the other stack's", async () => {
+            const { code, stderr } = await rig.json("destroy", "--stack", "other");
+            expect({ code, stderr: code === 0 ? "" : stderr }).toEqual({ code: 0, stderr: "" });
+            expect(stderr).toContain("the lock of an update that was killed is removed; its run is stopped\n");
+            expect(byKey(others)).toMatchObject({ state: "stopped", reason: "stopped while it was queued" });
+            expect(rig.state("other").pending_operations ?? []).toEqual([]);
+            expect(rig.state("other").resources ?? []).toEqual([]);
+            expect(byKey(own)).toMatchObject({ state: "running", attempt: 1 });
+        });
+
+        test("destroy in the middle of a rerun stops it, and leaves a checkpoint", async () => {
+            expect((await rig.json("destroy")).code).toBe(0);
+            expectClean();
+            expect(byKey(own)).toMatchObject({
+                ...{ state: "stopped", attempt: 1 },
+                reason: "stopped on request; a checkpoint was saved",
+            });
+            expect(followedRuns(rig.home)).toEqual([]);
         });
     });
 });

@@ -3,6 +3,7 @@ import path from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { describe, expect, test } from "vitest";
 import { UNKNOWN, type JsonObject } from "../../pipeline/identity";
+import { followedRuns } from "../../pipeline/store/followed";
 import { read, until } from "../unit/processes";
 import { datasetOf, model, training } from "./inputs";
 import { InitFailed, rigForTest, urnOf, type Provider, type Rig } from "./rig";
@@ -281,9 +282,7 @@ describe("an update that is cancelled", () => {
     test("answers the old outputs, whatever the run goes on to make", async () => {
         const { rig, before, olds, after, ended } = await interruptedUpdate();
         const { id, properties, reasons } = ended;
-        // And, for a destroy that comes now, what goes on.
-        const kept = { ...olds, detached: [expect.stringMatching(/^[0-9a-f]{64}$/)] };
-        expect({ id, properties, reasons }).toEqual({ id: "model", properties: kept, reasons: [DETACHED] });
+        expect({ id, properties, reasons }).toEqual({ id: "model", properties: olds, reasons: [DETACHED] });
         rig.release();
 
         // The run goes on; the next update attaches to it, or finds that it has ended.
@@ -419,9 +418,10 @@ describe("deleting", () => {
 
     test("stops the run of an update that was interrupted, of which the state keeps the inputs from before", async () => {
         const { rig, before, ended } = await interruptedUpdate();
-        const { properties } = ended;
-        await (await rig.start()).delete("Model", before, properties);
-        const [key = ""] = properties["detached"] as string[];
+        const [{ key } = { key: "" }, ...more] = followedRuns(rig.home);
+        expect(more).toEqual([]);
+        await (await rig.start()).delete("Model", before, ended.properties);
+        expect(followedRuns(rig.home)).toEqual([]);
         const state = JSON.parse(readFileSync(path.join(rig.home, "runs", key, "state.json"), "utf8")) as object;
         expect(state).toMatchObject({ state: "stopped", reason: "stopped on request" });
     });

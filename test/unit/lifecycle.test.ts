@@ -1,17 +1,17 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { describe, expect, test, vi } from "vitest";
+import type { SshTarget, Target } from "../../infra/target";
 import { Absent, type Executor } from "../../pipeline/executor/executor";
 import { sha256, type JsonObject } from "../../pipeline/identity";
 import { Lifecycle } from "../../pipeline/provider/lifecycle";
-import { stageKey } from "../../pipeline/stage";
-import { model } from "../../pipeline/model";
+import { followedRuns, noteFollowed } from "../../pipeline/store/followed";
 import { Store } from "../../pipeline/store/store";
 import { UserError } from "../../pipeline/user-error";
 import { temporaryFolder } from "./datasets/folder";
 
 const urn = "urn:pulumi:huatuo::retune::finetune:pipeline:Model::model";
-const host = {
+const host: SshTarget = {
     type: "ssh",
     host: "i-0123",
     port: 22,
@@ -20,16 +20,24 @@ const host = {
     home: ".retune",
     gpu: "required",
 };
-const instance = { region: "us-east-1", access: "ssm" };
+const instance: SshTarget["instance"] = { region: "us-east-1", access: "ssm" };
 const UNREACHABLE = new UserError("ubuntu@i-0123 cannot be reached: Connection refused");
 
-/** Deletes a model whose run this client knows to be going on; answers the warnings. */
-async function deleted(target: JsonObject, stop: () => Promise<never>): Promise<string[]> {
+const key = sha256("the run");
+
+/** Deletes a model whose run this client, or one that was killed, has started; answers the warnings, and what is followed then. */
+async function deleted(
+    target: Target,
+    stop: () => Promise<never>,
+    { known = true, others = [] }: { readonly known?: boolean; readonly others?: readonly string[] } = {},
+) {
     const home = temporaryFolder();
-    const inputs: JsonObject = { target, source: { random: { seed: 1 } }, template: "qwen3", content: "c", tools: {} };
-    const folder = path.join(home, "runs", stageKey(model, inputs));
-    mkdirSync(folder, { recursive: true });
-    writeFileSync(path.join(folder, "state.json"), JSON.stringify({ state: "running", target }));
+    for (const stack of ["huatuo", ...others]) await noteFollowed(home, { stack, stage: "model", key, target });
+    if (known) {
+        const folder = path.join(home, "runs", key);
+        mkdirSync(folder, { recursive: true });
+        writeFileSync(path.join(folder, "state.json"), JSON.stringify({ state: "running", target }));
+    }
     const warnings: string[] = [];
     const executor = { stop } as Partial<Executor> as Executor;
     const lifecycle = new Lifecycle(
@@ -37,13 +45,13 @@ async function deleted(target: JsonObject, stop: () => Promise<never>): Promise<
         () => Promise.resolve(executor),
         (_urn, text, { warning }) => warning === true && warnings.push(text),
     );
-    await lifecycle.delete(urn, inputs, {});
-    return warnings;
+    await lifecycle.delete(urn);
+    return { warnings, followedBy: followedRuns(home).map(({ stack }) => stack) };
 }
 
 describe("deleting a stage whose run goes on", () => {
     test("does not keep a machine of the stack's own that does not answer", async () => {
-        const warnings = await deleted({ ...host, instance }, () => Promise.reject(UNREACHABLE));
+        const { warnings } = await deleted({ ...host, instance }, () => Promise.reject(UNREACHABLE));
         expect(warnings).toEqual([
             expect.stringMatching(
                 /^run [0-9a-f]{12} could not be stopped, and ends with its machine: ubuntu@i-0123 cannot be reached: Connection refused$/,
@@ -57,7 +65,26 @@ describe("deleting a stage whose run goes on", () => {
 
     test("has nothing to do where its machine is no more", async () => {
         const gone = new Absent("i-0123 does not exist any more");
-        expect(await deleted({ ...host, instance }, () => Promise.reject(gone))).toEqual([]);
+        const nothing = { warnings: [], followedBy: [] };
+        expect(await deleted({ ...host, instance }, () => Promise.reject(gone))).toEqual(nothing);
+    });
+
+    test("asks the target for a run that a killed client had no answer about", async () => {
+        let asked = 0;
+        const gone = () => {
+            asked += 1;
+            return Promise.reject(new Absent("i-0123 does not exist any more"));
+        };
+        expect(await deleted({ ...host, instance }, gone, { known: false })).toEqual({ warnings: [], followedBy: [] });
+        expect(asked).toBe(1);
+    });
+
+    test("leaves a run alone that another stack follows, too", async () => {
+        const stop = () => Promise.reject(new Error("it must not be stopped"));
+        expect(await deleted(host, stop, { others: ["other"] })).toEqual({
+            warnings: [`run ${key.slice(0, 12)} goes on: stack other follows it, too`],
+            followedBy: ["other"],
+        });
     });
 });
 

@@ -91,6 +91,7 @@ async function up(cancelled: AbortSignal, release: boolean): Promise<Outcome> {
     });
     const surroundings = {
         ...{
+            stack: "test",
             store: new Store(home()),
             executor,
             mirror: undefined,
