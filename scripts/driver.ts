@@ -186,7 +186,8 @@ async function callCli(request: Parameters<typeof drive>[0]): Promise<Ended> {
         return { code, stderr, cancelled: asked > 0, programError };
     } finally {
         clearInterval(orphaned);
-        for (const signal of SIGNALS) process.off(signal, interrupt);
+        // One that was asked to end is about to: the second of two Ctrl-C must not take its exit code away.
+        if (asked === 0) for (const signal of SIGNALS) process.off(signal, interrupt);
         request.detach?.removeEventListener("abort", interrupt);
         server.forceShutdown();
     }
