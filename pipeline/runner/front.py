@@ -331,6 +331,15 @@ class Front:
                 return runner.read_json(file)
         return None
 
+    def last_served(self):
+        """What was wanted of the front before that served, where nobody has asked for this one: after a reboot.
+
+        What came up then, or had failed to, is not tried: whoever wants it asks again.
+        """
+        state = runner.read_json(self.folder / "state.json") or {}
+        attempt = (state.get("active") or {}).get("attempt")
+        return runner.read_json(self.folder / str(attempt) / "wanted.json")
+
     def open(self, wanted: dict) -> bool:
         """Whether the port could be had."""
         port = wanted["port"]
@@ -392,7 +401,9 @@ class Front:
         wanted = self.read_wanted()
         if handed is not None:
             self.take_over(handed)
-        elif not self.open(wanted):
+        else:
+            wanted = self.last_served() or wanted
+        if handed is None and not self.open(wanted):
             return self.tell(wanted["owner"])
         threading.Thread(target=self.server.serve_forever, args=(PERIOD,), daemon=True).start()
         while not self.ending:

@@ -1157,20 +1157,73 @@ def front_command(folder: Path) -> list:
     return [sys.executable, "-B", str(folder / "front.py"), str(folder)]
 
 
-def start_front(folder: Path, port: int) -> None:
-    """Starts the front as a unit of systemd, where one outlives the login; else in a session of its own."""
-    command = front_command(folder)
-    state = folder / "state.json"
-    if manager := lasting_manager():
-        kept = [f"--setenv={name}" for name in (*INHERITED, "XDG_RUNTIME_DIR", "PATH", "HOME") if name in os.environ]
-        unit = f"--unit=retune-service-{port}-{os.getpid()}"
-        run = ["systemd-run", f"--{manager}", unit, "--collect", "--quiet", *kept, "--", *command]
+class Unit:
+    """The unit of systemd that starts a service's front, now and whenever the machine is started."""
+
+    def __init__(self, folder: Path, port: int):
+        name = hashlib.sha256(str(folder).encode()).hexdigest()[:8]
+        self.name = f"retune-service-{port}-{name}.service"
+        self.manager = "system" if os.getuid() == 0 else "user"
+        own = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config", "systemd/user")
+        self.file = (Path("/etc/systemd/system") if self.manager == "system" else own) / self.name
+        self.folder = folder
+        self.port = port
+
+    def start(self) -> bool:
+        """Whether systemd has started it, and will at the next boot."""
+        if lasting_manager() != self.manager:
+            return False
+        kept = ("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "TMPDIR", "PATH", "HOME")
+        lines = [
+            "[Unit]",
+            f"Description=Service of Retune at port {self.port}",
+            "[Service]",
+            "ExecStart=" + " ".join(in_unit(word.replace("$", "$$")) for word in front_command(self.folder)),
+            *(f"Environment={in_unit(f'{name}={os.environ[name]}')}" for name in kept if name in os.environ),
+            # A model that is loaded and runs out of memory is not to end the one that serves.
+            "OOMPolicy=continue",
+            "[Install]",
+            f"WantedBy={'multi-user' if self.manager == 'system' else 'default'}.target",
+        ]
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            self.file.write_text("\n".join(lines) + "\n", "utf-8")
+        except OSError:
+            return False
+        if self.tell("enable", self.name) and self.tell("restart", self.name):
+            return True
+        self.remove()
+        return False
+
+    def remove(self) -> None:
+        if self.file.exists():
+            self.tell("disable", self.name)
+            self.file.unlink(missing_ok=True)
+            self.tell("daemon-reload")
+
+    def tell(self, *words) -> bool:
         quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            if subprocess.run(run, **quiet, timeout=10, check=False).returncode == 0:
-                return wait_for(state)
+            command = ["systemctl", f"--{self.manager}", *words]
+            return subprocess.run(command, **quiet, timeout=10, check=False).returncode == 0
+        return False
+
+
+def in_unit(word: str) -> str:
+    """A word as a unit file has it: systemd.syntax(7)."""
+    escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    return f'"{escaped}"'
+
+
+def start_front(folder: Path, port: int) -> None:
+    """Starts the front as a unit of systemd, where one outlives the login; else in a session of its own."""
+    state = folder / "state.json"
+    if Unit(folder, port).start():
+        return wait_for(state)
     with (folder / "front.log").open("w") as log:
-        front = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        front = subprocess.Popen(
+            front_command(folder), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
     return wait_for(state, front)
 
 
@@ -1240,6 +1293,7 @@ def end_service(home: Path, port: int, owner: str) -> dict:
         if (state.get("owner") or owner) != owner:
             return service(home, port)
         end_front(state)
+        Unit(folder.resolve(), port).remove()
         shutil.rmtree(folder, ignore_errors=True)
     return {"state": "absent"}
 

@@ -1,11 +1,13 @@
 // The real runner and the real front of a service. What is behind the front is a stand-in for a model: a few lines of
 // Python that answer as its parameters say, where LLaMA-Factory would need ten seconds to start.
+import { spawn } from "node:child_process";
 import * as fs from "node:fs";
 import * as net from "node:net";
 import path from "node:path";
 import { beforeEach, describe, expect, onTestFinished, test } from "vitest";
 import type { ServiceStart, ServiceStatus } from "../../pipeline/executor/machine";
 import { sha256 } from "../../pipeline/identity";
+import { processOf } from "../../pipeline/processes";
 import { explain } from "../../pipeline/provider/service";
 import { servingSources } from "../../pipeline/service";
 import { freePort } from "../free-port";
@@ -306,6 +308,47 @@ describe("the front of a service", () => {
             expect(await ask()).toMatchObject({ said: "one" });
         }
         expect(read(path.join(place(), "key"))).toBe(key);
+    });
+
+    /** As a reboot leaves it: nothing runs, and the number of its front may be that of any process. */
+    async function reboot(): Promise<void> {
+        for (const pid of processes(place())) process.kill(pid, "SIGKILL");
+        await until(() => processes(place()).length === 0);
+        const file = path.join(place(), "state.json");
+        const state = JSON.parse(read(file)) as object;
+        const { started: pidStarted } = processOf(process.pid) ?? {};
+        fs.writeFileSync(file, JSON.stringify({ ...state, pid: process.pid, pidStarted, boot: "the one before" }));
+    }
+
+    test("is down after a reboot where nothing starts it, and brought up by a start", async () => {
+        await up("one");
+        await reboot();
+        expect(await status("--ask")).toMatchObject({ state: "down", reason: "the machine was restarted" });
+        const start = await serve({ says: "one" });
+        expect(start).toMatchObject({ attempt: 2, started: true });
+        expect(await settled(start, "one")).toMatchObject({ state: "up", active: "one", failed: null });
+        expect(await ask()).toMatchObject({ said: "one" });
+    });
+
+    test.each([
+        ["another had failed to come up", "sys.exit(3)"],
+        ["another was coming up", "time.sleep(600)"],
+    ])("serves after a reboot what it did before, where it is started as its unit does it; %s", async (_, first) => {
+        await up("one");
+        await serve({ says: "two", first });
+        await until(async () => {
+            const now = await status();
+            return now.failed?.attempt === 2 || (now.state === "up" && now.starting === "two");
+        });
+        await reboot();
+        const front = spawn(python, ["-B", path.join(place(), "front.py"), place()], { stdio: "ignore" });
+        await until(async () => {
+            const now = await status();
+            return now.state === "up" && now.active === "one" && now.starting === null;
+        });
+        expect(await ask()).toMatchObject({ said: "one" });
+        expect(front.exitCode).toBeNull();
+        await up("two");
     });
 
     test.each(["serve.py", "front.py"])(
