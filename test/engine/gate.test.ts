@@ -6,54 +6,104 @@ import * as path from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { JsonObject } from "../../pipeline/identity";
-import { reportSchema } from "../../pipeline/report/data";
+import { judge, type Gate, type Verdict } from "../../pipeline/gate";
+import { reportSchema, type ModelEvaluation } from "../../pipeline/report/data";
 import { Browser, chromium } from "../unit/chromium";
-import { all, filesBelow, listing, pulumi, Rig, stageOf, type Answer } from "./rig";
+import { all, filesBelow, listing, pulumi, python, Rig, stageOf, type Answer } from "./rig";
 
-interface Row {
-    readonly question: string;
-    readonly loss: number | null;
-    readonly tokens: number;
-}
-
-interface Evaluated {
-    readonly metrics: Readonly<Record<string, number>>;
-    readonly losses: readonly Row[];
-    readonly cases: readonly (Readonly<Record<string, number>> & {
-        readonly question: string;
-        readonly reference: string;
-        readonly answer: string;
-    })[];
-}
-
+/** `evaluation.json` of the stage. */
 interface Evaluation {
-    readonly base: Evaluated;
-    readonly incumbent?: Evaluated;
-    readonly tuned: Evaluated;
-    readonly verdict: { readonly decision: string; readonly conditions: readonly { readonly held: boolean }[] };
+    readonly base: ModelEvaluation;
+    readonly incumbent?: ModelEvaluation;
+    readonly tuned: ModelEvaluation;
+    readonly gate: Gate;
+    readonly verdict: Verdict;
 }
 
 const read = (file: string): unknown => JSON.parse(fs.readFileSync(file, "utf8"));
 const folderOf = (answer: Answer, stage: "dataset" | "evaluation" | "export" | "report") =>
     fs.realpathSync(fileURLToPath(stageOf(answer, stage).uri ?? ""));
 
-/** The test's own account of a loss, from the rows of the file alone: every token weighs the same. */
-function lossOf({ losses }: Evaluated): number {
-    let [nats, tokens] = [0, 0];
-    for (const row of losses) {
-        if (row.loss === null) continue;
-        nats += row.loss * row.tokens;
-        tokens += row.tokens;
+const SCORES = ["bleu4", "rouge1", "rouge2", "rougeL"] as const;
+
+/** What recompute.py makes of an evaluation. */
+interface Recomputed {
+    readonly cases: Readonly<Record<string, readonly Readonly<Record<(typeof SCORES)[number], number>>[]>>;
+    readonly metrics: Readonly<Record<string, Readonly<Record<"evalLoss" | (typeof SCORES)[number], number>>>>;
+    readonly conditions: readonly {
+        readonly tuned: number;
+        readonly other: number | null;
+        readonly held: boolean;
+        readonly resampled?: {
+            readonly certainty: number;
+            readonly low: readonly [below: number, upTo: number];
+            readonly high: readonly [below: number, upTo: number];
+        };
+    }[];
+}
+
+/** Holds scores, means and verdict against what another program works out from the answers, with draws of its own. */
+function expectRecomputed({ verdict, gate, ...models }: Evaluation): void {
+    const input = JSON.stringify({ ...models, gate, verdict });
+    const program = path.join(import.meta.dirname, "recompute.py");
+    const recomputed = JSON.parse(execFileSync(python, [program], { input, encoding: "utf8" })) as Recomputed;
+    for (const [name, { cases, metrics }] of Object.entries(models)) {
+        const scores = cases.map((one) => Object.fromEntries(SCORES.map((metric) => [metric, one[metric]])));
+        expect(scores, name).toEqual(recomputed.cases[name]?.map(({ ...own }) => about(own, 1e-4)));
+        const { evalLoss, ...means } = recomputed.metrics[name] ?? { evalLoss: NaN };
+        expect(metrics).toMatchObject({ ...about({ evalLoss }, 1e-4), ...about(means, 0.01) });
     }
-    return nats / tokens;
+    for (const [number, { tuned, other, held, resampled }] of recomputed.conditions.entries()) {
+        const outcome = verdict.conditions[number];
+        expect(outcome, outcome?.text).toMatchObject({
+            ...about({ tuned }, 1e-4),
+            ...(other === null ? { other } : about({ other }, 1e-4)),
+            held,
+        });
+        expect(outcome?.certainty === undefined).toBe(resampled === undefined);
+        if (resampled === undefined) continue;
+        const { certainty, low, high } = resampled;
+        expect(Math.abs((outcome?.certainty ?? NaN) - certainty), outcome?.text).toBeLessThan(0.05);
+        // Of few rows many resamples have the very same mean: a limit has 2.5 % of them below it, give or take its own.
+        for (const [[below, upTo], share] of [
+            [low, 0.025],
+            [high, 0.975],
+        ] as const) {
+            expect({ below: below < share + 0.015, upTo: upTo > share - 0.015 }, outcome?.text).toEqual({
+                ...{ below: true, upTo: true },
+            });
+        }
+    }
+    const isRefused = recomputed.conditions.some(({ held }) => !held);
+    expect(verdict.decision).toBe(isRefused ? "refused" : "accepted");
+}
+
+/** Each number as one that may differ by so much, as rounding makes it. */
+function about(values: Readonly<Record<string, number>>, tolerance: number): Record<string, number> {
+    const digits = -Math.log10(2 * tolerance);
+    return Object.fromEntries(
+        Object.entries(values).map(([name, value]) => [name, expect.closeTo(value, digits) as number]),
+    );
+}
+
+/** The same answers, with the verdict of a gate that has conditions of all kinds on all that is in the file. */
+function judgedByAll({ base, incumbent, tuned }: Evaluation): Evaluation {
+    const conditions = (["evalLoss", ...SCORES] as const).flatMap((metric) => [
+        { metric, against: "base" as const, maxRegression: 0 },
+        { metric, against: "incumbent" as const, maxRegression: metric === "evalLoss" ? 0.5 : 30 },
+        { metric, against: metric === "evalLoss" ? 1 : 40, maxRegression: 0 },
+    ]);
+    const gate = { conditions, minRows: 0 };
+    const models = { base, tuned, ...(incumbent === undefined ? {} : { incumbent }) };
+    return { ...models, gate, verdict: judge(gate, { incumbent, ...models }) };
 }
 
 /** Complaints by the advice that they get: a question names three of them, so that even the tiny model learns the answer. */
 const COMPLAINTS = {
-    休息: ["头痛", "头晕", "失眠", "疲劳", "心悸", "乏力"],
-    喝水: ["咳嗽", "咽干", "鼻塞", "痰多", "声哑", "喷嚏"],
-    服药: ["发烧", "寒战", "高热", "畏寒", "盗汗", "潮热"],
-    就医: ["胸痛", "咯血", "昏迷", "抽搐", "便血", "失明"],
+    "多休息，少走动。": ["头痛", "头晕", "失眠", "疲劳", "心悸", "乏力"],
+    "多喝水，少吃盐。": ["咳嗽", "咽干", "鼻塞", "痰多", "声哑", "喷嚏"],
+    "先退热，再服药。": ["发烧", "寒战", "高热", "畏寒", "盗汗", "潮热"],
+    "快就医，少耽误。": ["胸痛", "咯血", "昏迷", "抽搐", "便血", "失明"],
 };
 
 /** Every three complaints of the same kind once: 20 questions for each advice. */
@@ -76,10 +126,11 @@ describe("a worse model", () => {
     let exported: string[];
     const STEPS = 100;
     const HELD_OUT = 16;
+    const ANSWERED = { answeredRows: HELD_OUT, maxNewTokens: 12 };
     const GATED: JsonObject = {
         dataset: { split: { test: 0.2 } },
         training: { method: "full", maxSteps: STEPS, batchSize: 8, threads: 1 },
-        evaluation: { gate: null },
+        evaluation: { gate: null, ...ANSWERED },
     };
     const count = (kind: string): number => rig.runs(kind).length;
     const models = () => ["Baseline", "Answers", "Training", "Export"].map(count);
@@ -100,28 +151,24 @@ describe("a worse model", () => {
         exported = listing(folderOf(first, "export"));
     });
 
-    test("its verdict agrees with another computation from the rows of the file", () => {
-        const file = path.join(folderOf(first, "evaluation"), "evaluation.json");
-        const { base, tuned, verdict, incumbent } = read(file) as Evaluation;
+    test("its verdict agrees with another computation from the answers in the file", () => {
+        const evaluation = read(path.join(folderOf(first, "evaluation"), "evaluation.json")) as Evaluation;
+        const { base, tuned, incumbent, verdict } = evaluation;
         const test = fs.readFileSync(path.join(folderOf(first, "dataset"), "test.jsonl"), "utf8").trimEnd();
         const rows = test.split("\n").map((line) => JSON.parse(line) as { input: string; output: string });
-        const questions = rows.map(({ input }) => input);
         expect(incumbent).toBeUndefined();
         for (const model of [base, tuned]) {
-            expect(model.losses.map(({ question }) => question)).toEqual(questions);
-            expect(lossOf(model)).toBeCloseTo(model.metrics["evalLoss"] ?? NaN, 3);
+            expect(model.losses.map(({ question }) => question)).toEqual(rows.map(({ input }) => input));
             expect(model.cases.map(({ question, reference }) => ({ input: question, output: reference }))).toEqual(
-                rows.slice(0, 2).map(({ input, output }) => ({ input, output })),
+                rows.map(({ input, output }) => ({ input, output })),
             );
-            for (const { answer } of model.cases) expect(answer).toEqual(expect.any(String));
-            for (const metric of ["bleu4", "rouge1", "rouge2", "rougeL"]) {
-                const scores = model.cases.map((one) => one[metric] ?? NaN);
-                const mean = scores.reduce((sum, one) => sum + one, 0) / scores.length;
-                expect(mean).toBeCloseTo(model.metrics[metric] ?? NaN, 1);
-            }
         }
-        expect(verdict.conditions.map(({ held }) => held)).toEqual([lossOf(tuned) <= lossOf(base), true]);
-        expect(verdict.decision).toBe(lossOf(tuned) <= lossOf(base) ? "accepted" : "refused");
+        expect(verdict.conditions.map(({ against, held }) => [against, held])).toEqual([
+            ["base", true],
+            ["incumbent", true],
+        ]);
+        expectRecomputed(evaluation);
+        expectRecomputed(judgedByAll(evaluation));
     });
 
     test("answers that are shuffled before the training: refused, the old export stays byte for byte", async () => {
@@ -190,19 +237,20 @@ describe("a worse model", () => {
             ],
         });
         const [{ certainty, tuned: lost, other }] = judged.failed;
-        expect({ certainty, isFar: lost > 2 * other }).toEqual({ certainty: 1, isFar: true });
+        expect({ isSure: certainty > 0.95, isFar: lost > 2 * other }).toEqual({ isSure: true, isFar: true });
         expect(judged.worse.length).toBeGreaterThan(0);
         for (const { question } of judged.worse) expect(test).toContain(question);
         // Every case of all three models is there to be looked at.
         const file = fileURLToPath(/all there is to say: (.*)$/m.exec(error)?.[1] ?? "");
-        const { base, incumbent, tuned } = read(path.join(file, "evaluation.json")) as Evaluation;
+        const evaluation = read(path.join(file, "evaluation.json")) as Evaluation;
+        const { base, incumbent, tuned } = evaluation;
         const three = [base, incumbent, tuned].flatMap((model) => model ?? []);
-        expect(three.map(({ losses, cases }) => [losses.length, cases.length])).toEqual(Array(3).fill([HELD_OUT, 2]));
-        const [ofBase, ofIncumbent, ofTuned] = three.map(lossOf);
-        expect({ tuned: ofTuned, other: ofIncumbent }).toEqual({
-            ...{ tuned: expect.closeTo(lost, 3) as number, other: expect.closeTo(other, 3) as number },
-        });
-        expect([lost > other, lost <= (ofBase ?? NaN)]).toEqual([true, true]);
+        expect(three.map(({ losses, cases }) => [losses.length, cases.length])).toEqual(
+            Array(3).fill([HELD_OUT, HELD_OUT]),
+        );
+        expect(lost).toBeLessThan(base.metrics.evalLoss ?? NaN);
+        expectRecomputed(evaluation);
+        expectRecomputed(judgedByAll(evaluation));
     });
 
     test("the same again is refused again, and nothing runs", async () => {
@@ -246,7 +294,7 @@ describe("a worse model", () => {
     const STRICT = { conditions: [{ metric: "evalLoss", against: 0.001 }], minRows: 0 };
 
     test("a threshold that is raised refuses without running a model, and the preview says so", async () => {
-        rig.configure({ ...GATED, evaluation: { gate: STRICT } });
+        rig.configure({ ...GATED, evaluation: { gate: STRICT, ...ANSWERED } });
         const before = models();
         const preview = await rig.json("preview");
         expect(preview.code).toBe(0);
@@ -264,7 +312,7 @@ describe("a worse model", () => {
 
     test("an override is a recorded input: its reason is in verdict, manifest and report", async () => {
         const override = { reason: "the threshold is a mistake" };
-        rig.configure({ ...GATED, evaluation: { gate: { ...STRICT, override } } });
+        rig.configure({ ...GATED, evaluation: { gate: { ...STRICT, override }, ...ANSWERED } });
         const { code, answer, stage, stderr } = await rig.json("up");
         expect({ code, verdict: stage("evaluation").facts?.["verdict"] }).toEqual({ code: 0, verdict: "overridden" });
         expect(stderr).toContain("warning: the gate was overridden: the threshold is a mistake\n");
