@@ -52,9 +52,10 @@ def look() -> dict:
 
 def change() -> dict:
     private, seen = request["private"], request["seen"]
+    # What may be amiss with a repository is that it is public instead of private, or private instead of public.
     if seen is None:
         api.create_repo(repository, private=private)
-    elif private and not seen["private"]:
+    elif private and seen["amiss"]:
         # Nobody may see for a moment what is to be private.
         api.update_repo_settings(repository, private=True)
     operations = [
@@ -69,7 +70,7 @@ def change() -> dict:
             # What somebody else has committed meanwhile is not lost.
             parent_commit=None if seen is None else seen["version"],
         )
-    if seen is not None and seen["private"] and not private:
+    if seen is not None and seen["amiss"] and not private:
         api.update_repo_settings(repository, private=False)
     return {}
 

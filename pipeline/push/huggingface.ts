@@ -36,10 +36,9 @@ export class HuggingFacePlace implements Place {
     }
 
     async change(folder: string, { send, remove }: Difference, seen: Seen | undefined): Promise<void> {
-        const isPrivate = seen?.amiss === undefined ? this.settings.private : !this.settings.private;
         await this.ask({
             ...{ do: "change", folder, send, remove, private: this.settings.private },
-            seen: seen === undefined ? null : { private: isPrivate, version: seen.version ?? null },
+            seen: seen === undefined ? null : { amiss: seen.amiss ?? null, version: seen.version ?? null },
             message: "The exported model, pushed by Retune",
         });
     }

@@ -33,8 +33,6 @@ export class Hub {
     refusal: Refusal | undefined;
     /** Nothing is answered while this is set. */
     silent = false;
-    /** Uploads wait while this is set. */
-    held = false;
     /** What the branch `main` of a repository stands for that nothing was committed to. */
     main = "1".repeat(40);
     private readonly objects = new Map<string, Buffer>();
@@ -107,16 +105,9 @@ export class Hub {
         }
         const object = /^\/objects\/([0-9a-f]{64})$/.exec(url)?.[1];
         if (object !== undefined) {
-            const take = (): void => {
-                if (this.held) {
-                    setTimeout(take, 50);
-                    return;
-                }
-                this.objects.set(object, body);
-                this.uploads.push(object);
-                response.end();
-            };
-            take();
+            this.objects.set(object, body);
+            this.uploads.push(object);
+            response.end();
             return;
         }
         const batch = /^\/([^/]+\/[^/]+)\.git\/info\/lfs\/objects\/batch$/.exec(url);
