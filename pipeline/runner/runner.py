@@ -35,7 +35,8 @@ Layout below H, everything in it written to a temporary name, synced and renamed
     store/DIGEST/          an artifact; store/DIGEST.json, written after it, lists its files
     store/.incoming/       artifacts of which a part has arrived
     attended/PID/          of a program that works for a client while that listens
-    services/PORT/         of a service: its key, what is wanted of it, its state and log; a folder for each model
+    services/PORT/         of a service: its key, what is wanted of it, its state and log, the sources of its front; a
+                           folder for each model
     verified/DIGEST.json   how its files looked when they were last hashed: what was not touched since is not read again
 
 A run belongs to a supervisor: a detached process that holds a lock on runs/KEY/lock for as long as it lives, so that

@@ -1,8 +1,10 @@
 """Serves a model with LLaMA-Factory's OpenAI-compatible API, on the socket that its front has chosen."""
 
+import importlib
 import importlib.util
 import json
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -16,6 +18,24 @@ def vllm_options(folder: str) -> dict:
     """vLLM refuses a context that is longer than the model's."""
     longest = json.loads(Path(folder, "config.json").read_text("utf-8")).get("max_position_embeddings")
     return {"vllm_maxlen": min(VLLM_CONTEXT, longest or VLLM_CONTEXT)}
+
+
+def listen_on_loopback_only() -> None:
+    """Of vLLM, and of torch, whose processes find one another over TCP even where there is one only."""
+    # The address of vLLM's own; of gloo's and NCCL's the interface. And it reports to nobody how it is used.
+    own = {"VLLM_HOST_IP": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+    os.environ.update(own, VLLM_NO_USAGE_STATS="1")
+    # torch's store listens at every address of the machine, whichever it is asked for, unless it is given a socket.
+    rendezvous = importlib.import_module("torch.distributed.rendezvous")
+    store = rendezvous.TCPStore
+
+    def store_on_loopback(**asked):
+        if asked["is_master"]:
+            listener = socket.create_server(("127.0.0.1", asked["port"]))
+            asked |= {"port": listener.getsockname()[1], "master_listen_fd": listener.detach()}
+        return store(**asked)
+
+    rendezvous.TCPStore = store_on_loopback
 
 
 def main() -> None:
@@ -47,5 +67,7 @@ def main() -> None:
 
 
 # vLLM may start a process of its own by importing this file again.
+if parameters["backend"] == "vllm":
+    listen_on_loopback_only()
 if __name__ == "__main__":
     main()
