@@ -5,6 +5,7 @@ import * as path from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { parse } from "yaml";
 import type { Json } from "../../pipeline/identity";
+import { cache } from "../../scripts/locations.cjs";
 import { isAlive } from "../engine/processes";
 import type { Hub } from "../engine/hub";
 import { all, digestsOf, eventually, python, Rig, runsIn, type Running } from "../engine/rig";
@@ -49,6 +50,14 @@ describe.skipIf(missing !== "")(`the stack huatuo on AWS${missing}`, () => {
             "evaluation.gate": { conditions: [] },
             ...changes,
         };
+    };
+    /** The tester's cache, but for its downloads: what the stand-in has under a real name must neither be there nor come from there. */
+    const withoutDownloads = (): string => {
+        const own = path.join(rig.folder, "cache");
+        fs.mkdirSync(own);
+        for (const name of fs.readdirSync(cache()).filter((one) => one !== "downloads"))
+            fs.symlinkSync(path.join(cache(), name), path.join(own, name));
+        return own;
     };
     const words = (command: Parameters<Rig["json"]>[0], ...more: readonly string[]): string[] => {
         const set = Object.entries(settings).flatMap(([name, value]) => [
@@ -119,6 +128,7 @@ describe.skipIf(missing !== "")(`the stack huatuo on AWS${missing}`, () => {
         rig = new Rig();
         account.enter(rig);
         rig.environment["HF_ENDPOINT"] = hub.address;
+        rig.environment["RETUNE_CACHE"] = withoutDownloads();
         configure();
     });
     afterAll(async () => {
