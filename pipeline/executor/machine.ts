@@ -46,6 +46,8 @@ export type ServiceStatus = {
           readonly starting: string | null;
           readonly phase: string | null;
           readonly reason: string | null;
+          /** What is amiss, though it serves. */
+          readonly warning: string | null;
       }
 );
 

@@ -106,7 +106,10 @@ export class ServiceLifecycle implements ResourceLifecycle {
         if (!known.success || typeof outputs["key"] !== "string") return outputs;
         try {
             const machine = await this.machine(urn, known.data.target);
-            const drift = driftSeen(await machine.service(known.data.port, true), outputs["key"]);
+            const status = await machine.service(known.data.port, true);
+            if (status.state === "up" && status.warning !== null)
+                this.log(urn, `it serves, but ${status.warning}`, { ephemeral: false, warning: true });
+            const drift = driftSeen(status, outputs["key"]);
             return drift === undefined ? rest : { ...rest, drift };
         } catch (error) {
             if (!(error instanceof UserError)) throw error;

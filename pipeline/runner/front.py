@@ -50,16 +50,24 @@ OF_THE_CONNECTION = {"connection", "keep-alive", "transfer-encoding", "host", "c
 
 
 class Log:
-    """What the models print. Where it cannot be written nothing is lost but the log."""
+    """What the models print. Where it cannot be written nothing is lost but that, which the log says afterwards."""
 
     def __init__(self, path: Path):
         self.path = path
         self.lock = threading.Lock()
+        self.lost = 0
+        self.reason = ""
 
     def write(self, data: bytes) -> None:
         with self.lock, contextlib.suppress(OSError):
-            with self.path.open("ab") as file:
-                file.write(data)
+            note = f"\n[{self.lost} bytes of this log are lost: {self.reason}]\n" if self.lost else ""
+            try:
+                with self.path.open("ab") as file:
+                    file.write(note.encode() + data)
+                self.lost = 0
+            except OSError as error:
+                self.lost += len(data)
+                self.reason = runner.explain(error)
             if self.path.is_file() and self.path.stat().st_size > LARGEST_LOG:
                 self.path.replace(self.path.with_name("log.before"))
 

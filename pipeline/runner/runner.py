@@ -77,6 +77,8 @@ STOP_GRACE = 600
 STATES = ("queued", "running", "succeeded", "failed", "stopped")
 ACTIVE = ("queued", "running")
 NO_SPACE = "no space left on the disk: make room, or move RETUNE_HOME to a larger one"
+# Bytes that must be free where a service has its log: as many are written at once.
+LOG_BLOCK = 1 << 16
 # Bytes that a run sets aside, so that there is room to say so when the disk is full.
 RESERVE = 1 << 16
 # What a worker has from the client that started it and another client may want different.
@@ -1253,6 +1255,10 @@ def service(home: Path, port: int, ask: bool = False) -> dict:
     active, starting = state.get("active") or {}, state.get("starting") or {}
     keys = {"active": active.get("key"), "starting": starting.get("key"), "phase": starting.get("phase")}
     answer |= {"state": "up", "owner": state["owner"], **keys, "reason": None, "attempt": active.get("attempt")}
+    answer["warning"] = None
+    with contextlib.suppress(OSError):
+        if shutil.disk_usage(folder / "log").free < LOG_BLOCK:
+            answer["warning"] = f"services/{port}/log cannot be written: {NO_SPACE}"
     if ask and active and asked(port, (folder / "key").read_text("utf-8").strip()) != 200:
         answer |= {"active": None, "reason": "it does not answer"}
     return answer

@@ -1,17 +1,19 @@
 // The real runner and the real front of a service. What is behind the front is a stand-in for a model: a few lines of
 // Python that answer as its parameters say, where LLaMA-Factory would need ten seconds to start.
-import { spawn } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import * as fs from "node:fs";
 import * as net from "node:net";
 import path from "node:path";
-import { beforeEach, describe, expect, onTestFinished, test } from "vitest";
+import { beforeEach, describe, expect, onTestFinished, test, vi } from "vitest";
 import type { ServiceStart, ServiceStatus } from "../../pipeline/executor/machine";
 import { sha256 } from "../../pipeline/identity";
 import { processOf } from "../../pipeline/processes";
-import { explain } from "../../pipeline/provider/service";
+import { explain, ServiceLifecycle } from "../../pipeline/provider/service";
 import { servingSources } from "../../pipeline/service";
+import { Store } from "../../pipeline/store/store";
+import { pythonEnvironment } from "../../scripts/locations.cjs";
 import { freePort } from "../free-port";
-import { call, home, processes, python, runtime } from "./runner-rig";
+import { call, folder, home, processes, python, runtime } from "./runner-rig";
 import { read, until } from "./processes";
 
 /** The digest of an artifact without files. */
@@ -24,6 +26,23 @@ interface StandIn {
     /** Python that it executes before it listens. */
     readonly first?: string;
     readonly answers?: boolean;
+}
+
+const namespaces = spawnSync("unshare", ["-Urm", "true"]).status === 0;
+if (!namespaces) {
+    console.warn("SKIPPED: a full log. It needs a file system of its own, but `unshare -Urm` is not allowed here.");
+}
+
+/** A folder with a file system of its own, of 1 MiB. */
+async function smallDisk(): Promise<string> {
+    const disk = path.join(folder, "disk");
+    fs.mkdirSync(disk);
+    const script = 'mount -t tmpfs -o size=1m tmpfs "$1" && touch "$1/there" && exec sleep 60';
+    const holder = spawn("unshare", ["-Urm", "sh", "-c", script, "sh", disk], { stdio: "ignore" });
+    onTestFinished(() => void holder.kill());
+    const there = `/proc/${holder.pid ?? 0}/root${disk}`;
+    await until(() => fs.existsSync(path.join(there, "there")));
+    return there;
 }
 
 describe("the front of a service", () => {
@@ -68,6 +87,23 @@ describe("the front of a service", () => {
     const up = async (says: string): Promise<void> => {
         expect(await settled(await serve({ says }), says)).toMatchObject({ state: "up", active: says, failed: null });
     };
+    /** What a refresh says of it. */
+    async function warnings(): Promise<string[]> {
+        const said: string[] = [];
+        const lifecycle = new ServiceLifecycle(
+            new Store(home),
+            (_urn, text) => said.push(text),
+            new AbortController().signal,
+            new Map(),
+        );
+        vi.stubEnv("RETUNE_HOME", home);
+        const bin = path.join(pythonEnvironment(), "bin");
+        if (fs.mkdirSync(bin, { recursive: true }) !== undefined) fs.symlinkSync(python, path.join(bin, "python"));
+        const outputs = { key: "one" };
+        const urn = "urn:pulumi:dev::retune::finetune:pipeline:Service::service";
+        expect(await lifecycle.read(urn, { target: { type: "local" }, port }, outputs)).toEqual(outputs);
+        return said;
+    }
     async function ask(body: object = {}, options: { readonly key?: string } = {}) {
         const key = options.key ?? read(path.join(place(), "key")).trim();
         const answer = await fetch(`http://127.0.0.1:${port}/v1/chat/completions`, {
@@ -390,13 +426,28 @@ describe("the front of a service", () => {
         ]);
     });
 
-    test("serves on where its log cannot be written", async () => {
-        fs.mkdirSync(place(), { recursive: true });
-        fs.symlinkSync("/dev/full", path.join(place(), "log"));
-        await up("one");
-        expect(await ask({ print: 1_000_000 })).toMatchObject({ status: 200, said: "one" });
-        expect(await ask()).toMatchObject({ status: 200, said: "one" });
-    });
+    test.skipIf(!namespaces)(
+        "serves on where the disk of its log is full, and says so then and afterwards",
+        async () => {
+            const disk = await smallDisk();
+            fs.mkdirSync(place(), { recursive: true });
+            fs.symlinkSync(path.join(disk, "log"), path.join(place(), "log"));
+            await up("one");
+            fs.writeFileSync(path.join(disk, "else"), Buffer.alloc(500_000));
+            expect(await warnings()).toEqual([]);
+            expect(await ask({ print: 900_000 })).toMatchObject({ status: 200, said: "one" });
+            await until(() => fs.statfsSync(disk).bavail === 0);
+            expect(await ask({ print: 100_000 })).toMatchObject({ status: 200, said: "one" });
+            expect(await warnings()).toEqual([
+                `it serves, but services/${port}/log cannot be written: no space left on the disk: make room, or move RETUNE_HOME to a larger one`,
+            ]);
+            fs.rmSync(path.join(disk, "else"));
+            expect(await ask({ print: 10 })).toMatchObject({ status: 200, said: "one" });
+            const note = /\n\[\d{6} bytes of this log are lost: no space left on the disk: .*\]\nx{10}\n$/;
+            await until(() => note.test(read(path.join(disk, "log"))));
+            expect(await warnings()).toEqual([]);
+        },
+    );
 
     test("keeps its log within bounds", async () => {
         await up("one");
@@ -425,7 +476,7 @@ describe("the front of a service", () => {
 test.each([
     [
         "the new one beside the old",
-        { state: "up", active: "one", starting: null, phase: null, reason: null } as const,
+        { state: "up", active: "one", starting: null, phase: null, reason: null, warning: null } as const,
         "; the one before goes on serving\n  while one model takes the place of another both are in memory: make room for two, " +
             "or end the service first (service.enabled: false, `npm run up`) and start it again",
     ],
