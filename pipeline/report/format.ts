@@ -1,6 +1,6 @@
 /** A loss: two decimals, more where it is so small that two would hide it. */
 export function loss(value: number): string {
-    return Math.abs(value) < 0.1 && value !== 0 ? String(Number(value.toPrecision(2))) : value.toFixed(2);
+    return Math.abs(value) < 0.1 && value !== 0 ? value.toPrecision(2) : value.toFixed(2);
 }
 
 /** BLEU and ROUGE, in percent. */

@@ -138,7 +138,10 @@ async function requireUnaltered(store: Store, name: string, result: Result | und
 
 function stageOf(name: Reported, result: Result | undefined, done: SessionEntry | undefined): ReportStage {
     const common = { name, after: AFTER[name], reasons: done?.reasons ?? [] };
-    if (result === undefined) return { ...common, kind: name, action: "skipped", seconds: 0 };
+    if (result === undefined) {
+        const kind = `${name.charAt(0).toUpperCase()}${name.slice(1)}`;
+        return { ...common, kind, action: "skipped", seconds: 0 };
+    }
     const { key, kind, digest, finishedAt, host } = result;
     return {
         ...common,

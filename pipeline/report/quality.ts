@@ -94,24 +94,27 @@ function condition(one: ReportData["verdict"]["conditions"][number], words: Word
     return html`${words.against(name, format(tuned), format(other), against)}${counted}${sure}`;
 }
 
-function summary(data: ReportData, words: Words): Html {
-    const compared = compare(data, "base").filter(({ measure }) => ["evalLoss", "rougeL"].includes(measure.key));
-    if (compared.length === 0) {
-        const instead = data.tuned.prompts.length > 0 ? words.readInstead : "";
-        return html`<p class="summary">
+function summary(data: ReportData, words: Words): readonly Html[] {
+    // What decides about the stack comes first.
+    const sentences = (["incumbent", "base"] as const).flatMap((other) => {
+        const compared = compare(data, other).filter(({ measure }) => ["evalLoss", "rougeL"].includes(measure.key));
+        if (compared.length === 0) return [];
+        const gains = new Set(compared.map(({ change, measure }) => Math.sign(change * measure.better)));
+        const result = gains.has(1) ? (gains.has(-1) ? "mixed" : "better") : gains.has(-1) ? "worse" : "same";
+        const numbers = compared.map((one) => `${words.inSentence(words.metric[one.measure.key])} ${arrow(one)}`);
+        return [
+            html`<p class="summary">
+                <strong>${words.compared(result, other)}${words.colon}</strong>${numbers.join(words.comma)}${words.stop}
+            </p>`,
+        ];
+    });
+    if (sentences.length > 0) return sentences;
+    const instead = data.tuned.prompts.length > 0 ? words.readInstead : "";
+    return [
+        html`<p class="summary">
             <strong>${words.notMeasured}${words.colon}</strong>${words.nothingHeldOut} ${instead}
-        </p>`;
-    }
-    const gains = compared.map(({ change, measure }) => Math.sign(change * measure.better));
-    const word = gains.includes(1)
-        ? gains.includes(-1)
-            ? words.mixed
-            : words.better
-        : gains.includes(-1)
-          ? words.worse
-          : words.same;
-    const numbers = compared.map((one) => `${words.inSentence(words.metric[one.measure.key])} ${arrow(one)}`);
-    return html`<p class="summary"><strong>${word}${words.colon}</strong>${numbers.join(words.comma)}${words.stop}</p>`;
+        </p>`,
+    ];
 }
 
 export interface Tile {

@@ -114,15 +114,24 @@ const english = {
     },
     perTunedToken: ", per token of the tuned model",
     between: (low: string, high: string, percent: number): string =>
-        `difference between ${low} and ${high} (${percent} % sure)`,
+        `difference between ${low} and ${high} (${percent}\u00a0% sure)`,
     noIncumbent: (metric: string): string => `${metric}: there is no incumbent to compare with yet`,
     /** The gate's own sentences are English. */
     condition: ({ text }: Verdict["conditions"][number]): string => text,
     warning: ({ text }: Verdict["warnings"][number], _conditions: Verdict["conditions"]): string => text,
-    better: "Better than the base model",
-    worse: "Worse than the base model",
-    mixed: "Better in one measure, worse in another",
-    same: "The same as the base model",
+    compared: (result: "better" | "worse" | "mixed" | "same", other: "base" | "incumbent"): string => {
+        const model = other === "base" ? "the base model" : "the incumbent";
+        switch (result) {
+            case "better":
+                return `Better than ${model}`;
+            case "worse":
+                return `Worse than ${model}`;
+            case "mixed":
+                return `Better than ${model} in one measure, worse in another`;
+            case "same":
+                return `The same as ${model}`;
+        }
+    },
     notMeasured: "Not measured",
     nothingHeldOut: "nothing was held out for a test.",
     readInstead: "Read the answers below instead.",
@@ -325,6 +334,11 @@ function chinesePart(part: string): string {
     return parts[part] ?? part;
 }
 
+/** After Chinese a number has a space before it, another word has none. */
+function spaced(text: string): string {
+    return /^\d/.test(text) ? ` ${text}` : text;
+}
+
 const chinese: Words = {
     count,
     duration: (seconds) => {
@@ -447,10 +461,19 @@ const chinese: Words = {
                 return "dataset.split.test 为 0，因此没有门槛：更差的模型也会通过";
         }
     },
-    better: "优于基础模型",
-    worse: "不如基础模型",
-    mixed: "有的指标更好，有的更差",
-    same: "与基础模型相同",
+    compared: (result, other) => {
+        const model = other === "base" ? "基础模型" : "现任模型";
+        switch (result) {
+            case "better":
+                return `优于${model}`;
+            case "worse":
+                return `不如${model}`;
+            case "mixed":
+                return `与${model}相比，有的指标更好，有的更差`;
+            case "same":
+                return `与${model}相同`;
+        }
+    },
     notMeasured: "未测量",
     nothingHeldOut: "没有留出测试数据。",
     readInstead: "请阅读下面的回答。",
@@ -482,16 +505,16 @@ const chinese: Words = {
         skipped: "跳过",
     },
     took: {
-        ran: (time) => `本次更新用时 ${time}`,
-        cached: (time) => `沿用较早一次运行的结果，当时用时 ${time}`,
-        attached: (time) => `接续一次进行中的运行，用时 ${time}`,
-        unchanged: (time) => `所依赖的内容都没有变化；当时用时 ${time}`,
-        refused: (time) => `用时 ${time}；模型被门槛拒绝`,
+        ran: (time) => `本次更新用时${spaced(time)}`,
+        cached: (time) => `沿用较早一次运行的结果，当时用时${spaced(time)}`,
+        attached: (time) => `接续一次进行中的运行，用时${spaced(time)}`,
+        unchanged: (time) => `所依赖的内容都没有变化；当时用时${spaced(time)}`,
+        refused: (time) => `用时${spaced(time)}；模型被门槛拒绝`,
         failed: () => "失败",
         skipped: () => "模型被拒绝，因此没有运行",
     },
     served: {
-        ran: (time) => `用时 ${time} 后开始提供此模型`,
+        ran: (time) => `用时${spaced(time)} 后开始提供此模型`,
         attached: () => "提供此模型，启动早已在进行",
         unchanged: () => "继续提供服务，所依赖的内容都没有变化",
         failed: () => "模型未能启动；之前的模型（如果有）继续提供服务",

@@ -152,7 +152,7 @@ export const refused: ReportData = (() => {
         provenance: {},
         stages: [
             ...data.stages.map((one) => (one.name === "evaluation" ? { ...one, action: "refused" as const } : one)),
-            { name: "export", kind: "export", after: ["evaluation"], action: "skipped", seconds: 0, reasons: [] },
+            { name: "export", kind: "Export", after: ["evaluation"], action: "skipped", seconds: 0, reasons: [] },
         ],
         differences: [
             ...data.differences.map((one) => ({ ...one, interval: { low: -0.5, high: 30, confidence: 0.95 } })),

@@ -54,7 +54,10 @@ describe("what the page says", () => {
 
     test.each([
         [{ evalLoss: 4, rougeL: 10 }, "Worse than the base model: held-out loss 3.76 → 4.00, ROUGE-L 13.2 → 10.0."],
-        [{ evalLoss: 3, rougeL: 10 }, "Better in one measure, worse in another: held-out loss 3.76 → 3.00,"],
+        [
+            { evalLoss: 3, rougeL: 10 },
+            "Better than the base model in one measure, worse in another: held-out loss 3.76 → 3.00,",
+        ],
         // As good as the same: nobody sees the difference, so none is claimed.
         [{ evalLoss: 3.7599, rougeL: 13.21 }, "The same as the base model: held-out loss 3.76 → 3.76,"],
         [{ evalLoss: 3, rougeL: null }, "Better than the base model: held-out loss 3.76 → 3.00."],
@@ -418,6 +421,8 @@ describe("a refused model", () => {
             "Refused A condition of the gate does not hold",
             "does not hold Held-out loss 0.59 against 0.48 of the incumbent difference between +0.10 and +0.12 (95 % sure)",
             'does not hold the answer to "感冒了应该怎么办？" does not say "医生"',
+            "Worse than the incumbent: held-out loss 0.48 → 0.59",
+            "Better than the base model: held-out loss 3.76 → 0.59",
             "20 held-out rows are fewer than 30: the verdict may be chance",
             "Incumbent incumbent: 多喝水",
             "export skipped Not run, because the model was refused.",
@@ -515,6 +520,8 @@ describe("in Chinese", () => {
         expect(text).toContain("被拒绝 有门槛条件未满足");
         expect(text).toContain("本次更新用时 3 分 4 秒；预计 2 分 30 秒。");
         expect(text).toContain("丢弃： question 重复 301");
+        expect(text).toContain("export 导出 跳过 模型被拒绝，因此没有运行。");
+        expect(text).toContain("不如现任模型： 测试损失 0.48 → 0.59");
         expect(textIn(await renderReport({ ...served, language: "zh" }))).toContain("用时 9 秒 后开始提供此模型。");
         expect(text).toContain("未满足 对“感冒了应该怎么办？”的回答不包含“医生”（必须包含）");
         expect(text).toContain("测试数据只有 20 行，少于 30 行：结论可能是偶然");
