@@ -78,9 +78,9 @@ export async function keepGeneration(home: string, data: ReportData, report: str
     return pageOf(home, data.stack, number);
 }
 
-/** That a stage took in another result says only that the one before it made another. */
+/** That a stage took in another result says only that the one before it made another. Other data is a change of its own. */
 function isConsequence(reason: string): boolean {
-    return /^\S+ [0-9a-f]{12} → [0-9a-f]{12}$/.test(reason);
+    return /^(?!content\.)\S+ [0-9a-f]{12} → [0-9a-f]{12}$/.test(reason);
 }
 
 async function renderHistory(

@@ -66,6 +66,13 @@ test.skipIf(chromium === undefined)(
     },
 );
 
+test("other data is what changed; that the stages after it took it in is not said again", async () => {
+    const home = newHome();
+    const reasons = ["content.files e5e0af13eb02 → 334029df90e5", "dataset 92992e05474c → 06706e32634d"];
+    await keepGeneration(home, { ...data, stages: data.stages.slice(0, 1).map((one) => ({ ...one, reasons })) }, "");
+    expect(generationsOf(home, "dev")[0]?.changes).toEqual([reasons[0]]);
+});
+
 describe("three generations, one of them refused", () => {
     const home = newHome();
 
