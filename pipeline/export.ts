@@ -40,7 +40,7 @@ export const exported: Stage<Inputs> = {
     // The weights are the same wherever the data came from, and whatever else the configuration says: of several ways to
     // them, the manifest names the one that was taken first.
     transport: ["target", "evaluation", "data", "configuration"],
-    tools: () => ({ contract: 4, ...trainingVersions() }),
+    tools: () => ({ contract: 5, ...trainingVersions() }),
 
     work(inputs, key) {
         const { target: _target, evaluation: _evaluation, provenance, ...rest } = inputs;
