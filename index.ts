@@ -53,12 +53,9 @@ const merged = new Export("export", {
     maxNewTokens,
     notice: recipe.notice,
     base: model.origin,
-    provenance: {
-        template,
-        recipe,
-        training: configuration.training,
-        ...(gate.override === undefined ? {} : { override: gate.override }),
-    },
+    provenance: { template, recipe, training: configuration.training },
+    // Only one that the model was accepted by: of another the model does not know.
+    ...(gate.override === undefined ? {} : { override: evaluation.override }),
     data: dataset.origin,
     configuration: portable(configuration),
 });

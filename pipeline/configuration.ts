@@ -236,7 +236,8 @@ function withAbsolutePaths(configuration: Configuration): Configuration {
 
 /**
  * What a manifest says of a configuration: without what is true of one machine only. Paths inside the project are relative
- * to it, of others the name stays; mirrors and what is before the @ of an address are nobody else's business.
+ * to it, of others the name stays; mirrors and what is before the @ of an address are nobody else's business. An override
+ * of the gate is a matter of one model, whose manifest says it where it decided.
  */
 export function portable(configuration: Omit<Configuration, "target">): JsonObject {
     const { model, dataset, training, evaluation } = configuration;
@@ -252,10 +253,11 @@ export function portable(configuration: Omit<Configuration, "target">): JsonObje
                     return [name, relative.startsWith("..") ? path.basename(value) : relative];
                 }),
         );
+    const { override: _override, ...gate } = evaluation.gate;
     return {
         model: { ...model, source: source(model.source) },
         dataset: { ...dataset, source: source(dataset.source) },
         training,
-        evaluation: evaluation as unknown as JsonObject,
+        evaluation: { ...evaluation, gate } as unknown as JsonObject,
     };
 }

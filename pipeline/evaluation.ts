@@ -114,8 +114,10 @@ export const evaluation: Stage<Inputs> = {
                 };
                 const [base, last, own] = [await read("baseline"), await read("incumbent"), await read("tuned")];
                 if (base === undefined || own === undefined) throw new Error("base and tuned model have not answered");
-                const verdict = judge(gate, { base, incumbent: last, tuned: own });
-                const content: EvaluationFile = { base, incumbent: last, tuned: own, gate, verdict };
+                const verdict = judge(gate, { base, incumbent: last, tuned: own }, trained);
+                // An override that did not decide has no part in it.
+                const { override: _override, ...conditions } = gate;
+                const content: EvaluationFile = { base, incumbent: last, tuned: own, gate: conditions, verdict };
                 await writeJson(path.join(folder, "evaluation.json"), content);
                 return {
                     rows: own.metrics.rows,
@@ -133,13 +135,13 @@ export const evaluation: Stage<Inputs> = {
     objections(metrics) {
         const verdict = metric(metrics, "verdict") as unknown as Verdict;
         if (verdict.decision === "refused") return { refusal: describeRefusal(verdict), warnings: [] };
-        const overridden =
-            verdict.override === undefined ? [] : [`the gate was overridden: ${verdict.override.reason}`];
+        const { override } = verdict;
+        const overridden = override === undefined ? [] : [`the gate was overridden: ${override.reason}`];
         return { refusal: undefined, warnings: [...overridden, ...verdict.warnings.map(({ text: words }) => words)] };
     },
 
     facts(metrics) {
-        const { decision, conditions, worse } = metric(metrics, "verdict") as unknown as Verdict;
+        const { decision, conditions, worse, override } = metric(metrics, "verdict") as unknown as Verdict;
         const failed = conditions.filter(({ held }) => !held);
         return {
             base: metric(metrics, "base"),
@@ -148,8 +150,11 @@ export const evaluation: Stage<Inputs> = {
             rows: metric(metrics, "rows"),
             verdict: decision,
             ...(failed.length === 0 ? {} : ({ failed, worse } as unknown as JsonObject)),
+            ...(decision === "overridden" ? ({ override } as unknown as JsonObject) : {}),
         };
     },
+
+    unused: ({ facts }) => (isObject(facts) && facts["verdict"] !== "overridden" ? ["gate.override"] : []),
 };
 
 /** `evaluation.json` of the stage: what there is to say about every held-out row, and what was made of it. */

@@ -20,6 +20,8 @@ const fields = {
     base: jsonObject(),
     /** Settings that the manifest names: it must not name those of another training. */
     provenance: jsonObject(),
+    /** By which the gate accepted the model, where it had failed. */
+    override: jsonObject().optional(),
     /** The data by content, and the configuration from which the manifest alone can start the same run. */
     data: jsonObject(),
     configuration: jsonObject(),
@@ -43,9 +45,8 @@ export const exported: Stage<Inputs> = {
     tools: () => ({ contract: 5, ...trainingVersions() }),
 
     work(inputs, key) {
-        const { target: _target, evaluation: _evaluation, provenance, ...rest } = inputs;
+        const { target: _target, evaluation: _evaluation, provenance: _provenance, override, ...rest } = inputs;
         const { tools, model, trained, dataset, base, data, configuration, notice, ...parameters } = rest;
-        const { override } = provenance;
         const manifest: JsonObject = {
             ...{ retune: MANIFEST_VERSION, configuration, data, base, dataset, model, trained, notice },
             ...(override === undefined ? {} : { override }),

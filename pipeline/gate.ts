@@ -28,10 +28,16 @@ export interface Gate {
     readonly conditions: readonly (MetricCondition | PhraseCondition)[];
     /** With fewer rows to compare in any condition the verdict carries a warning. */
     readonly minRows: number;
-    /** Accepts a model that fails: a decision of a person, which is recorded with its reason. */
-    readonly override?: { readonly reason: string };
+    /** Accepts one model that fails; `model` is the beginning of its digest. */
+    readonly override?: Override;
     /** The configuration has no word about a gate, and no test rows that the default one could compare. */
     readonly nothingHeldOut?: true | undefined;
+}
+
+/** A decision of a person on one model, named by the digest of its training: what comes after it is judged again. */
+export interface Override {
+    readonly reason: string;
+    readonly model: string;
 }
 
 /** What a condition's outcome says, for whoever says it in another language; `gain` is positive where tuned is better. */
@@ -93,17 +99,21 @@ export type Warning = { readonly text: string } & (
           readonly of: number;
       }
     | { readonly kind: "empty"; readonly answers: number; readonly of: number }
-    | { readonly kind: "needlessOverride" }
     | { readonly kind: "nothingHeldOut" }
 );
 
 export interface Verdict {
     readonly decision: "accepted" | "refused" | "overridden" | "ungated";
+    /** The digest of the training whose result it is on. */
+    readonly model: string;
     readonly conditions: readonly ConditionOutcome[];
     /** Of each condition the rows that lost most, the worst first. */
     readonly worse: readonly WorseCase[];
     readonly warnings: readonly Warning[];
-    readonly override?: { readonly reason: string };
+    /** By which a model that fails was accepted, with its whole digest. */
+    readonly override?: Override;
+    /** Of a refused model: the override that there is, but for another one. */
+    readonly overrideOfAnother?: Override;
 }
 
 const CONFIDENCE = 0.95;
@@ -113,7 +123,11 @@ const NAMED = 5;
 /** Sums of floating-point numbers in another order are not worse. */
 const ROUNDING = 1e-9;
 
-/** The verdict on a tuned model. All models have answered the same rows, in the same order, and the same prompts. */
+/**
+ * The verdict on a tuned model. All models have answered the same rows, in the same order, and the same prompts.
+ *
+ * @param model the digest of the tuned model's training.
+ */
 export function judge(
     gate: Gate,
     models: {
@@ -121,11 +135,12 @@ export function judge(
         readonly tuned: ModelEvaluation;
         readonly incumbent: ModelEvaluation | undefined;
     },
+    model: string,
 ): Verdict {
     if (gate.conditions.length === 0) {
         const words = "dataset.split.test is 0, so there is no gate: a worse model is accepted as well";
         const warned = gate.nothingHeldOut ? [{ text: words, kind: "nothingHeldOut" as const }] : [];
-        return { decision: "ungated", conditions: [], worse: [], warnings: warned };
+        return { decision: "ungated", model, conditions: [], worse: [], warnings: warned };
     }
     const { tuned } = models;
     const conditions: ConditionOutcome[] = [];
@@ -142,15 +157,13 @@ export function judge(
         measured.push({ ...condition, rows: compared.rows, leftOut: compared.leftOut });
     }
     conditions.push(...somethingSaid(tuned));
-    const refused = conditions.some(({ held }) => !held);
+    const found = { model, conditions, worse, warnings: warnings(gate, conditions, measured, tuned) };
+    if (conditions.every(({ held }) => held)) return { decision: "accepted", ...found };
     const { override } = gate;
-    return {
-        decision: !refused ? "accepted" : override === undefined ? "refused" : "overridden",
-        conditions,
-        worse,
-        warnings: warnings(gate, conditions, measured, tuned),
-        ...(refused && override !== undefined ? { override } : {}),
-    };
+    if (override === undefined) return { decision: "refused", ...found };
+    return model.startsWith(override.model)
+        ? { decision: "overridden", ...found, override: { ...override, model } }
+        : { decision: "refused", ...found, overrideOfAnother: override };
 }
 
 /** A held-out row: a value, and how much it weighs in the mean. A loss is per token, so that of a longer answer weighs more. */
@@ -394,10 +407,6 @@ function warnings(
         const words = `${empty} of ${asked} answers of the tuned model are empty`;
         all.push({ text: words, kind: "empty", answers: empty, of: asked });
     }
-    if (gate.override !== undefined && conditions.every(({ held }) => held)) {
-        const words = "gate.override was not needed: take it away, or it accepts the next model as well";
-        all.push({ text: words, kind: "needlessOverride" });
-    }
     return all;
 }
 
@@ -406,8 +415,9 @@ function shown(metric: Metric, value: number | null): string {
     return value.toFixed(metric === "evalLoss" ? 4 : 2);
 }
 
-/** What a person needs who was not there: what failed, by how much, and where. */
-export function describeRefusal({ conditions, worse, warnings: warned }: Verdict): string {
+/** What a person needs who was not there: what failed, by how much, and where; and how to accept the model all the same. */
+export function describeRefusal(verdict: Verdict): string {
+    const { conditions, worse, warnings: warned, model, overrideOfAnother: other } = verdict;
     const failed = conditions.filter(({ held }) => !held);
     const of = conditions.length === 1 ? "the condition" : `${failed.length} of ${conditions.length} conditions`;
     const lines = failed.map(({ text: words, difference, certainty, metric, against }) => {
@@ -425,11 +435,18 @@ export function describeRefusal({ conditions, worse, warnings: warned }: Verdict
         ({ question, metric, tuned, other, against }) =>
             `    ${metric} ${shown(metric, tuned)} against ${shown(metric, other)} (${against}): ${clipped(question)}`,
     );
+    const own = model.slice(0, SHORTEST);
+    const unfit =
+        other === undefined
+            ? []
+            : [`  gate.override ("${clipped(other.reason)}") is for model ${other.model}, this one is ${own}`];
     return [
         `refused by the gate: ${of} failed`,
         ...lines,
         ...(cases.length > 0 ? ["  the cases that lost most:", ...cases] : []),
         ...warned.map(({ text: words }) => `  warning: ${words}`),
+        ...unfit,
+        `  to accept this model all the same: retune:evaluation.gate.override: { reason: …, model: "${own}" }`,
     ].join("\n");
 }
 
@@ -454,9 +471,19 @@ const againstField = z.union([z.enum(OPPONENTS), number("a number", {})], {
 const regressionField = number("a number from 0", { from: 0 });
 const phrasesField = list(text("a phrase"), "a list of one or more phrases");
 
+/** Digits of a digest that name a model. */
+const SHORTEST = 12;
+const modelName = `the beginning of the model's digest as a refusal shows it, ${SHORTEST} digits or more`;
+
 const commonFields = {
     minRows: integer("a whole number from 0", { from: 0 }).default(30),
-    override: group({ reason: text("why a model is accepted that fails") }, "{ reason: … }").optional(),
+    override: group(
+        {
+            reason: text("why a model is accepted that fails"),
+            model: text(modelName).regex(/^[0-9a-f]{12,64}$/, expecting(modelName)),
+        },
+        "{ reason: …, model: … }",
+    ).optional(),
 };
 
 const FIXED_REGRESSION = "has a fixed number and a maxRegression: put the number where it is to be";

@@ -18,6 +18,8 @@ const manifestSchema = z.looseObject({
     configuration: group({ model: part, dataset: part, training: part, evaluation: part }, "the configuration"),
     /** The data by content: digests of the files, or a repository's commit. */
     data: part,
+    /** By which the gate accepted the model, where it had failed. */
+    override: part.optional(),
     /** The base model by content. */
     base: part,
     dataset: digest("the digest of a data set"),
@@ -69,7 +71,7 @@ export async function readManifest(place: string, dataFile: string | undefined):
                 "settings are changed with --set, such as --set training.learningRate=1e-4",
         );
     }
-    const { configuration, data, base, dataset, model, trained } = read.data;
+    const { configuration, data, base, dataset, model, trained, override } = read.data;
     const settings = configuration as unknown as Readonly<Record<string, JsonObject>>;
     await checkDataFile(file, settings["dataset"]?.["source"], data as JsonObject, dataFile);
     return {
@@ -78,6 +80,9 @@ export async function readManifest(place: string, dataFile: string | undefined):
             ...settings,
             dataset: pinned(settings["dataset"] ?? {}, data as JsonObject),
             model: pinned(settings["model"] ?? {}, base as JsonObject),
+            ...(override === undefined
+                ? {}
+                : { evaluation: overridden(settings["evaluation"], override as JsonObject) }),
         },
         digests: { dataset, model, training: trained },
     };
@@ -98,6 +103,12 @@ function pinned(settings: JsonObject, { commit }: JsonObject): JsonObject {
     const { source } = settings;
     if (!isObject(source) || !("revision" in source) || typeof commit !== "string") return settings;
     return { ...settings, source: { ...source, revision: commit } };
+}
+
+/** The model that comes out again is accepted again. */
+function overridden(settings: JsonObject = {}, override: JsonObject): JsonObject {
+    const { gate } = settings;
+    return { ...settings, gate: { ...(isObject(gate) ? gate : {}), override } };
 }
 
 async function checkDataFile(

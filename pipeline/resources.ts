@@ -70,6 +70,11 @@ export class Training extends StageResource {
 
 /** Base and tuned model, measured on held-out rows and on fixed prompts. */
 export class Evaluation extends StageResource {
+    /** The override of the gate by which the model was accepted, where it was. */
+    get override(): Output<JsonObject | undefined> {
+        return this.facts.apply((facts) => facts["override"] as JsonObject | undefined);
+    }
+
     constructor(name: string, args: Inputs<EvaluationArgs>, options?: CustomResourceOptions) {
         super("Evaluation", name, args, options);
     }

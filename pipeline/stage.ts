@@ -86,6 +86,8 @@ export interface Stage<Inputs = any> {
      * it is in the key unless it is transport; but no change of it alone makes the stage run again.
      */
     recalls?(inputs: Inputs, olds: JsonObject | undefined): JsonObject;
+    /** Fields that had no part in the result that these outputs tell of: no change of them alone makes the stage run again. */
+    unused?(outputs: JsonObject): readonly string[];
     work(inputs: Inputs, key: string): Work;
     /** How much there is to do, from a job's parameters and inputs; without it, one takes as long as another just like it. */
     effort?(job: JsonObject): Effort;

@@ -122,7 +122,10 @@ export class Lifecycle {
     diff(urn: string, oldInputs: JsonObject, oldOutputs: JsonObject, news: JsonObject): Change[] {
         const stage = stageOf(urn);
         const changes = changesBetween(identityOf(stage, plain(oldInputs)), identityOf(stage, plain(news)));
-        return [...changes, ...driftOf(oldOutputs)];
+        const unused = stage.unused?.(plain(oldOutputs)) ?? [];
+        const used = ({ field }: Change) => !unused.some((one) => field === one || field.startsWith(`${one}.`));
+        // What had no part in the old result may have one in the next: it is named where something else changes.
+        return [...(changes.some(used) ? changes : []), ...driftOf(oldOutputs)];
     }
 
     /** The outputs that an update would have, as far as they can be known; nothing but caches is touched. */

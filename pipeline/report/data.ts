@@ -97,12 +97,14 @@ const warning = z.discriminatedUnion("kind", [
         of: count,
     }),
     z.object({ kind: z.literal("empty"), ...english, answers: count, of: count }),
-    z.object({ kind: z.literal("needlessOverride"), ...english }),
     z.object({ kind: z.literal("nothingHeldOut"), ...english }),
 ]);
 
+const override = z.object({ reason: z.string(), model: z.string() });
+
 const verdict = z.object({
     decision: z.enum(["accepted", "refused", "overridden", "ungated"]),
+    model: z.string().describe("the digest of the training whose result was judged"),
     conditions: list(
         z.object({
             text: z.string().describe("in English, with both values"),
@@ -126,7 +128,8 @@ const verdict = z.object({
         }),
     ),
     warnings: list(warning),
-    override: z.object({ reason: z.string() }).optional(),
+    override: override.optional().describe("by which a model that fails was accepted"),
+    overrideOfAnother: override.optional().describe("of a refused model: the override is for another one"),
 });
 
 const host = z

@@ -112,12 +112,12 @@ interface EvaluationFile {
 }
 
 /** By how much the tuned model differs in every metric, and how sure that is, whether or not the gate asks. */
-function differencesOf({ base, incumbent, tuned }: EvaluationFile): ReportData["differences"] {
+function differencesOf({ base, incumbent, tuned, verdict }: EvaluationFile): ReportData["differences"] {
     const conditions = METRICS.flatMap((metric) => [
         { metric, against: "base", maxRegression: 0 } as const,
         { metric, against: "incumbent", maxRegression: 0 } as const,
     ]);
-    const judged = judge({ conditions, minRows: 0 }, { base, incumbent, tuned });
+    const judged = judge({ conditions, minRows: 0 }, { base, incumbent, tuned }, verdict.model);
     return conditions.flatMap(({ metric, against }) => {
         const [own, other] = [tuned, { base, incumbent }[against]].map((model) => model?.metrics[metric] ?? null);
         if (own === null || other === null || own === undefined || other === undefined) return [];

@@ -35,11 +35,12 @@ export function renderMarkdown(data: ReportData): string {
         ...(cost === undefined ? [] : [`${words.cost}: ${money(cost)} (${words.costNote})`]),
         ...(service === undefined ? [] : [words.servedAt(code(`npm run api -- --stack ${named(data.stack)}`))]),
     ];
-    const override = verdict.override && [`${words.reason}: ${escaped(verdict.override.reason)}`];
+    const { override } = verdict;
+    const reason = override && `${words.reason}: ${escaped(override.reason)} (${code(override.model.slice(0, 12))})`;
     return [
         [`## ${mark} ${escaped(data.stack)}: ${words.decision[verdict.decision]}`],
         [words.decided[verdict.decision]],
-        override ?? [],
+        reason === undefined ? [] : [reason],
         conditions,
         verdict.warnings.map((one) => `> ${escaped(words.warning(one, verdict.conditions))}`),
         rows.length === 0 ? [] : table.map((cells) => `| ${cells.join(" | ")} |`),

@@ -49,7 +49,12 @@ const arrow = ({ measure, other, tuned }: Comparison): string => `${measure.form
 export function verdict(data: ReportData): Html {
     const words = wordsOf(data.language);
     const { decision, conditions, warnings, override } = data.verdict;
-    const reason = override && html`<p><strong>${words.reason}${words.colon}</strong>${inline(override.reason)}</p>`;
+    const reason =
+        override &&
+        html`<p>
+            <strong>${words.reason}${words.colon}</strong>${inline(override.reason)}
+            <code>${override.model.slice(0, 12)}</code>
+        </p>`;
     // What does not hold is what a reader looks for.
     const listed = [...conditions.filter(({ held }) => !held), ...conditions.filter(({ held }) => held)].map(
         (one) =>

@@ -455,8 +455,6 @@ const chinese: Words = {
             }
             case "empty":
                 return `微调模型的 ${count(one.of)} 个回答中有 ${count(one.answers)} 个为空`;
-            case "needlessOverride":
-                return "gate.override 并不需要：请删除，否则下一个模型也会被放行";
             case "nothingHeldOut":
                 return "dataset.split.test 为 0，因此没有门槛：更差的模型也会通过";
         }

@@ -87,7 +87,7 @@ function about(values: Readonly<Record<string, number>>, tolerance: number): Rec
 }
 
 /** The same answers, with the verdict of a gate that has conditions of all kinds on all that is in the file. */
-function judgedByAll({ base, incumbent, tuned }: Evaluation): Evaluation {
+function judgedByAll({ base, incumbent, tuned, verdict }: Evaluation): Evaluation {
     const conditions = (["evalLoss", ...SCORES] as const).flatMap((metric) => [
         { metric, against: "base" as const, maxRegression: 0 },
         { metric, against: "incumbent" as const, maxRegression: metric === "evalLoss" ? 0.5 : 30 },
@@ -95,7 +95,7 @@ function judgedByAll({ base, incumbent, tuned }: Evaluation): Evaluation {
     ]);
     const gate = { conditions, minRows: 0 };
     const models = { base, tuned, ...(incumbent === undefined ? {} : { incumbent }) };
-    return { ...models, gate, verdict: judge(gate, { incumbent, ...models }) };
+    return { ...models, gate, verdict: judge(gate, { incumbent, ...models }, verdict.model) };
 }
 
 /** Complaints by the advice that they get: a question names three of them, so that even the tiny model learns the answer. */
@@ -291,10 +291,13 @@ describe("a worse model", () => {
         expect(listing(folderOf(first, "export"))).toEqual(exported);
     });
 
+    /** As a refusal names it. */
+    const model = () => stageOf(first, "training").digest?.slice(0, 12) ?? "";
     const STRICT = { conditions: [{ metric: "evalLoss", against: 0.001 }], minRows: 0 };
 
-    test("a threshold that is raised refuses without running a model, and the preview says so", async () => {
-        rig.configure({ ...GATED, evaluation: { gate: STRICT, ...ANSWERED } });
+    test("a threshold that is raised refuses without running a model, also past an override of another one", async () => {
+        const override = { reason: "of last week", model: "0".repeat(12) };
+        rig.configure({ ...GATED, evaluation: { gate: { ...STRICT, override }, ...ANSWERED } });
         const before = models();
         const preview = await rig.json("preview");
         expect(preview.code).toBe(0);
@@ -304,20 +307,29 @@ describe("a worse model", () => {
             code: 3,
             actions: all("unchanged", { evaluation: "refused", export: "skipped", report: "skipped" }),
         });
-        expect(stage("evaluation").error).toMatch(
+        const error = stage("evaluation").error ?? "";
+        expect(error).toMatch(
             /^refused by the gate: the condition failed\n {2}evalLoss \d+\.\d{4} against 0\.0010, the most that is accepted: worse by \d+\.\d{4} \(100 % sure\)\n/,
+        );
+        expect(error).toContain(
+            `\n  gate.override ("of last week") is for model 000000000000, this one is ${model()}\n` +
+                `  to accept this model all the same: retune:evaluation.gate.override: { reason: …, model: "${model()}" }\n`,
         );
         expect(models()).toEqual(before);
     });
 
-    test("an override is a recorded input: its reason is in verdict, manifest and report", async () => {
-        const override = { reason: "the threshold is a mistake" };
+    test("an override is a recorded input: its reason and the model are in verdict, manifest, card and report", async () => {
+        const override = { reason: "the threshold is a mistake", model: model() };
         rig.configure({ ...GATED, evaluation: { gate: { ...STRICT, override }, ...ANSWERED } });
         const { code, answer, stage, stderr } = await rig.json("up");
         expect({ code, verdict: stage("evaluation").facts?.["verdict"] }).toEqual({ code: 0, verdict: "overridden" });
         expect(stderr).toContain("warning: the gate was overridden: the threshold is a mistake\n");
         const manifest = read(path.join(folderOf(answer, "export"), "retune.json")) as JsonObject;
-        expect(manifest["override"]).toEqual(override);
+        const recorded = { ...override, model: stageOf(first, "training").digest };
+        expect(manifest["override"]).toEqual(recorded);
+        expect(stage("evaluation").facts?.["override"]).toEqual(recorded);
+        const card = fs.readFileSync(path.join(folderOf(answer, "export"), "README.md"), "utf8");
+        expect(card).toContain("**Accepted against its gate:** the threshold is a mistake\n");
         const page = fs.readFileSync(path.join(folderOf(answer, "report"), "report.html"), "utf8");
         expect(page).toContain(override.reason);
     });
@@ -347,6 +359,19 @@ describe("a worse model", () => {
             }
         },
     );
+
+    test("an override that is not needed is in no key and no manifest: it may come and go", async () => {
+        const override = { reason: "the threshold is a mistake", model: model() };
+        rig.configure({ ...GATED, evaluation: { gate: { conditions: null, override }, ...ANSWERED } });
+        const lenient = await rig.json("up");
+        expect({ code: lenient.code, verdict: lenient.stage("evaluation").facts?.["verdict"] }).toEqual({
+            ...{ code: 0, verdict: "accepted" },
+        });
+        expect(listing(folderOf(lenient.answer, "export"))).toEqual(exported);
+        expect(stageOf(lenient.answer, "export").key).toBe(stageOf(first, "export").key);
+        rig.configure(GATED);
+        expect((await rig.json("up")).actions).toEqual(all("unchanged"));
+    });
 });
 
 // What a model answers is said by the test; the engine, the provider and the runner are the real ones.

@@ -33,8 +33,8 @@ test("a destroyed stack has no incumbent: the next model needs to beat the base 
 
     const { gate } = inputs("worse");
     const [base, tuned] = [model(3), model(2)];
-    expect(judge(gate, { base, tuned, incumbent: model(1) }).decision).toBe("refused");
-    const verdict = judge(gate, { base, tuned, incumbent: undefined });
+    expect(judge(gate, { base, tuned, incumbent: model(1) }, sha256("worse")).decision).toBe("refused");
+    const verdict = judge(gate, { base, tuned, incumbent: undefined }, sha256("worse"));
     expect([verdict.decision, ...verdict.conditions.map(({ text }) => text)]).toEqual([
         "accepted",
         "evalLoss 2.0000 against 3.0000 of the base model: better by 1.0000",

@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { describeRefusal, gateField, judge, type Gate } from "../../pipeline/gate";
+import { describeRefusal, gateField, judge as judgeModel, type Gate } from "../../pipeline/gate";
 import { problemsOf } from "../../pipeline/fields";
 import type { JsonObject } from "../../pipeline/identity";
 import type { ModelEvaluation } from "../../pipeline/report/data";
@@ -18,6 +18,12 @@ function model(losses: readonly (number | null)[], score = 20, answer = "Drink w
         prompts: [{ prompt: "A cold?", answer, complete: true }],
     };
 }
+
+/** The digest of the tuned model's training. */
+const MODEL = "3f2a91c07b1e".padEnd(64, "d");
+const ACCEPTING =
+    '  to accept this model all the same: retune:evaluation.gate.override: { reason: …, model: "3f2a91c07b1e" }';
+const judge = (conditions: Gate, models: Parameters<typeof judgeModel>[1]) => judgeModel(conditions, models, MODEL);
 
 const gate = (settings: unknown): Gate => gateField.parse(settings);
 const lenient = { minRows: 0 };
@@ -75,6 +81,7 @@ describe("a verdict", () => {
                 "  the cases that lost most:",
                 "    evalLoss 4.0000 against 1.0000 (incumbent): question 2",
                 "    evalLoss 1.5000 against 1.0000 (incumbent): question 1",
+                ACCEPTING,
             ].join("\n"),
         );
     });
@@ -248,25 +255,33 @@ describe("a verdict", () => {
         ]);
     });
 
-    test("an override accepts what fails, with its reason; one that was not needed is warned of", () => {
-        const override = { reason: "the data set is another one" };
+    test("an override accepts the model that it names, with its reason and the whole digest", () => {
+        const override = { reason: "the data set is another one", model: MODEL.slice(0, 12) };
         const failing = { base: model([1]), tuned: model([2]), incumbent: undefined };
-        expect(judge(gate({ ...lenient, override }), failing)).toMatchObject({ decision: "overridden", override });
-        const fine = judge(gate({ ...lenient, override }), { ...failing, tuned: model([0.5]) });
-        expect(fine.decision).toBe("accepted");
-        expect(fine).not.toHaveProperty("override");
-        expect(fine.warnings).toEqual([
-            {
-                text: "gate.override was not needed: take it away, or it accepts the next model as well",
-                kind: "needlessOverride",
-            },
+        const overridden = judge(gate({ ...lenient, override }), failing);
+        expect(overridden).toMatchObject({ decision: "overridden", model: MODEL });
+        expect(overridden.override).toEqual({ reason: override.reason, model: MODEL });
+        // Of a model that needs none nothing is to be seen of it.
+        const better = { ...failing, tuned: model([0.5]) };
+        expect(judge(gate({ ...lenient, override }), better)).toEqual(judge(gate(lenient), better));
+    });
+
+    test("an override of another model accepts nothing, and the refusal says so", () => {
+        const override = { reason: "the data set is another one", model: "0".repeat(12) };
+        const failing = { base: model([1]), tuned: model([2]), incumbent: undefined };
+        const refused = judge(gate({ ...lenient, override }), failing);
+        expect(refused.decision).toBe("refused");
+        expect(refused).not.toHaveProperty("override");
+        expect(describeRefusal(refused).split("\n").slice(-2)).toEqual([
+            '  gate.override ("the data set is another one") is for model 000000000000, this one is 3f2a91c07b1e',
+            ACCEPTING,
         ]);
     });
 
     test("without conditions there is no verdict", () => {
         const models = { base: model([1]), tuned: model([2]), incumbent: undefined };
         expect(judge(gate({ conditions: [] }), models)).toEqual({
-            ...{ decision: "ungated", conditions: [], worse: [], warnings: [] },
+            ...{ decision: "ungated", model: MODEL, conditions: [], worse: [], warnings: [] },
         });
         // Where nobody has asked for that, it is said.
         expect(judge(gate({ conditions: [], nothingHeldOut: true }), models).warnings).toEqual([
@@ -473,6 +488,18 @@ describe("its settings", () => {
         [{ conditions: [{ prompt: "A cold?" }] }, "gate.conditions[0]: names no phrase: give required or forbidden"],
         [{ conditions: [{ required: ["x"] }] }, "gate.conditions[0]: names phrases but no prompt"],
         [{ override: {} }, "gate.override.reason: missing: expected why a model is accepted that fails"],
+        [
+            { override: { reason: "once" } },
+            "gate.override.model: missing: expected the beginning of the model's digest as a refusal shows it, 12 digits or more",
+        ],
+        [
+            { override: { reason: "once", model: 123456789012 } },
+            "gate.override.model: expected the beginning of the model's digest as a refusal shows it, 12 digits or more, got the number 123456789012: put it in quotes",
+        ],
+        [
+            { override: { reason: "once", model: "3f2a" } },
+            'gate.override.model: expected the beginning of the model\'s digest as a refusal shows it, 12 digits or more, got "3f2a"',
+        ],
     ])("%j", (settings, problem) => {
         expect(problems(settings)).toContain(problem);
     });

@@ -2,6 +2,7 @@ import { mkdirSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { describe, expect, test, vi } from "vitest";
 import type { SshTarget, Target } from "../../infra/target";
+import { describeChange } from "../../pipeline/changes";
 import { Absent, type Executor } from "../../pipeline/executor/executor";
 import { sha256, type JsonObject } from "../../pipeline/identity";
 import { Lifecycle } from "../../pipeline/provider/lifecycle";
@@ -48,6 +49,35 @@ async function deleted(
     await lifecycle.delete(urn);
     return { warnings, followedBy: followedRuns(home).map(({ stack }) => stack) };
 }
+
+describe("the gate's override", () => {
+    const evaluation = "urn:pulumi:dev::retune::finetune:pipeline:Evaluation::evaluation";
+    const changed = (verdict: string, news: object): string[] => {
+        const lifecycle = new Lifecycle(
+            new Store(temporaryFolder()),
+            () => Promise.reject(UNREACHABLE),
+            () => undefined,
+        );
+        const old = { template: "qwen3", gate: { minRows: 8, override: { reason: "once", model: "3f2a91c07b1e" } } };
+        const outputs = { key: "k", digest: "d", facts: { verdict } };
+        return lifecycle.diff(evaluation, old, outputs, { ...old, ...news }).map(describeChange);
+    };
+
+    test("that did not decide is no reason to judge again; one that did, is", () => {
+        const without = { gate: { minRows: 8 } };
+        expect(changed("accepted", without)).toEqual([]);
+        expect(
+            changed("accepted", { gate: { minRows: 8, override: { reason: "again", model: "0".repeat(12) } } }),
+        ).toEqual([]);
+        const removed = ["gate.override.reason removed (was once)", "gate.override.model removed (was 3f2a91c07b1e)"];
+        expect(changed("overridden", without)).toEqual(removed);
+        // With another change it is named, for it may decide now.
+        expect(changed("accepted", { ...without, template: "llama3" })).toEqual([
+            "template qwen3 → llama3",
+            ...removed,
+        ]);
+    });
+});
 
 describe("deleting a stage whose run goes on", () => {
     test("does not keep a machine of the stack's own that does not answer", async () => {

@@ -59,6 +59,15 @@ test("a manifest has the settings of its run, with commits in place of branches"
     expect(comparedWith(manifest, found)).toBe(`${file}: as in the manifest: dataset, model; different: training`);
 });
 
+test("of a model that an override accepted, the one that comes out again is accepted too", async () => {
+    const override = { reason: "once", model: digests.trained };
+    const configuration = { ...whole.configuration, evaluation: { prompts: ["A cold?"], gate: { minRows: 8 } } };
+    const { file, rows } = exported({ configuration, override });
+    expect((await readManifest(file, rows)).configuration).toMatchObject({
+        evaluation: { prompts: ["A cold?"], gate: { minRows: 8, override } },
+    });
+});
+
 test("one that cannot be started from is refused with what is wrong", async () => {
     const { folder, file, rows } = exported();
     rmSync(file);
@@ -118,9 +127,13 @@ test("data that was a file must be the same file", async () => {
 });
 
 test("what a manifest says of a configuration is true on every machine", () => {
-    const settings = { training: { seed: 1 }, evaluation: {} };
+    const settings = { training: { seed: 1 }, evaluation: { prompts: ["A cold?"], gate: { minRows: 8 } } };
+    const { training, evaluation } = settings;
+    // An override is of one model: there it is said, and not in the settings.
+    const gate = { ...evaluation.gate, override: { reason: "once", model: "3f2a91c07b1e" } };
+    const given = { training, evaluation: { ...evaluation, gate } };
     const of = (model: object, dataset: object) =>
-        portable({ model: { source: model }, dataset: { source: dataset }, ...settings } as unknown as Parameters<
+        portable({ model: { source: model }, dataset: { source: dataset }, ...given } as unknown as Parameters<
             typeof portable
         >[0]);
     expect(of({ folder: "/home/someone/models/tiny" }, { file: path.join(project, "data", "rows.csv") })).toEqual({

@@ -64,7 +64,7 @@ export const data: ReportData = {
     stack: "dev",
     at,
     notice: "This is a demonstration, not medical advice.",
-    verdict: { decision: "ungated", conditions: [], worse: [], warnings: [] },
+    verdict: { decision: "ungated", model: "cafe".repeat(16), conditions: [], worse: [], warnings: [] },
     stages: [
         stage("dataset", "Dataset", "unchanged", 1.2),
         stage("base", "Model", "cached", 34),
@@ -168,6 +168,7 @@ export const refused: ReportData = (() => {
         },
         verdict: {
             decision: "refused",
+            model: "cafe".repeat(16),
             conditions: [
                 {
                     text: "evalLoss 0.5904 against 3.7612 of the base model: better by 3.1708",
@@ -230,8 +231,8 @@ export const hostile: ReportData = {
         ...refused.verdict,
         decision: "overridden",
         conditions: [{ text: evil, finding: hostileFinding, held: false, against: "phrase", tuned: null, other: null }],
-        warnings: [{ text: evil, kind: "needlessOverride" }],
-        override: { reason: evil },
+        warnings: [{ text: evil, kind: "nothingHeldOut" }],
+        override: { reason: evil, model: evil },
     },
     stages: [
         {

@@ -582,7 +582,6 @@ describe("in Chinese", () => {
                     { kind: "chance", text, condition: 0, certainty: 0.863 },
                     { kind: "leftOut", text, metric: "evalLoss", against: "base", rows: 2, of: 1000 },
                     { kind: "empty", text, answers: 1, of: 4 },
-                    { kind: "needlessOverride", text },
                     { kind: "nothingHeldOut", text },
                 ] as const
             ).map((one) => warning(one, [compared])),
@@ -592,7 +591,6 @@ describe("in Chinese", () => {
             "可能是偶然（置信度 86%）：测试损失 0.5900，基础模型为 0.4800：更差，相差 0.1100，允许 0.05",
             "测试损失与基础模型的比较略去了 1,000 行中的 2 行：两个模型中只有一个在这些行有数值",
             "微调模型的 4 个回答中有 1 个为空",
-            "gate.override 并不需要：请删除，否则下一个模型也会被放行",
             "dataset.split.test 为 0，因此没有门槛：更差的模型也会通过",
         ]);
     });

@@ -64,7 +64,7 @@ def write_card(manifest: dict) -> None:
         "tags": ["llama-factory", training["method"], "retune"],
     }
     base = hub or manifest["base"].get("modelscope") or json.dumps(manifest["base"], ensure_ascii=False)
-    parity = manifest["parity"]
+    parity, override = manifest["parity"], manifest.get("override")
     answers = f"{parity['checked']} prompts and {parity['tensors']} tensors were compared"
     lines = [
         "---",
@@ -75,6 +75,7 @@ def write_card(manifest: dict) -> None:
         "# A fine-tuned model",
         "",
         *([manifest["notice"], ""] if manifest["notice"] else []),
+        *([f"**Accepted against its gate:** {' '.join(override['reason'].split())}", ""] if override else []),
         f"- Base model: {base}" + (f" at {manifest['base']['commit']}" if "commit" in manifest["base"] else ""),
         f"- Licence of the base model: {licence or 'not stated by it'}",
         f"- Data: recipe {recipe['name']}, {json.dumps(manifest['data'], ensure_ascii=False)}",
