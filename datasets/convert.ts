@@ -95,7 +95,7 @@ async function convertIn(scratch: string, request: ConversionRequest): Promise<C
         const seen =
             standards === undefined && split.together !== "similar"
                 ? undefined
-                : await Examination.of(connection, recipe, counts.kept, standards?.cutoffLength);
+                : await Examination.of(connection, recipe, counts.kept, standards?.cutoffLength, scratch);
         const together = split.together === "similar" ? (seen?.links ?? []) : [];
         const { rows: divided, partOf } = await rows.divide(together);
         if (divided.train === 0) {

@@ -65,6 +65,8 @@ export interface Standards {
 
 const EXAMPLES = 3;
 const PAIRS = 10;
+/** Rows that show which pairs of words are rare. */
+const SAMPLE = 8192;
 
 interface Noted {
     rows: number;
@@ -82,13 +84,37 @@ export class Examination {
         private readonly noted: ReadonlyMap<Finding, Noted>,
         /** Of each kept row its number in the source, from 1, over all files. */
         private readonly numbers: Uint32Array,
-        similar: NearDuplicates,
+        similar: ReturnType<NearDuplicates["links"]>,
     ) {
-        ({ links: this.links, clusters: this.clusters } = similar.links());
+        ({ links: this.links, clusters: this.clusters } = similar);
     }
 
-    /** @param kept how many rows the table `rows` has that are kept. */
-    static async of(connection: DuckDBConnection, recipe: Recipe, kept: number, cutoffLength: number | undefined) {
+    /**
+     * @param kept how many rows the table `rows` has that are kept.
+     * @param scratch a folder for what is too much for memory.
+     */
+    static async of(
+        connection: DuckDBConnection,
+        recipe: Recipe,
+        kept: number,
+        cutoffLength: number | undefined,
+        scratch: string,
+    ) {
+        const similar = new NearDuplicates(kept, scratch);
+        try {
+            return await Examination.with(similar, connection, recipe, kept, cutoffLength);
+        } finally {
+            similar.close();
+        }
+    }
+
+    private static async with(
+        similar: NearDuplicates,
+        connection: DuckDBConnection,
+        recipe: Recipe,
+        kept: number,
+        cutoffLength: number | undefined,
+    ) {
         const scripts = recipe.language === undefined ? undefined : LANGUAGES[recipe.language];
         const noted = new Map(FINDINGS.map((finding) => [finding, { rows: 0, examples: [] as string[] }]));
         if (scripts === undefined) noted.delete("otherScript");
@@ -101,11 +127,18 @@ export class Examination {
         };
         const numbers = new Uint32Array(kept);
         const wholes = new Float64Array(kept);
-        const similar = new NearDuplicates(kept);
         const [question, answer] = [noWords(), noWords()];
         // An instruction that all rows have is part of no question.
         const constant = "constant" in recipe.instruction ? recipe.instruction.constant : undefined;
         const prompt = constant === undefined ? "instruction || chr(10) || input" : "input";
+        const step = Math.ceil(kept / SAMPLE);
+        const some = await connection.runAndReadAll(
+            `SELECT ${prompt} FROM rows WHERE reason = 0 AND rowid % ${step} = 0`,
+        );
+        for (const prompt of (some.getColumns()[0] ?? []) as string[]) {
+            readWords(prompt, question);
+            similar.sample(question);
+        }
         // In the order of the table, as one thread reads it; to sort it would need all of it in memory.
         const result = await connection.stream(`SELECT rowid, ${prompt}, output FROM rows WHERE reason = 0`);
         let at = 0;
@@ -143,7 +176,7 @@ export class Examination {
             }
         }
         countDuplicates(wholes, numbers, noted.get("duplicates"));
-        return new Examination(recipe, noted, numbers, similar);
+        return new Examination(recipe, noted, numbers, similar.links());
     }
 
     /**
