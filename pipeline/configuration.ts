@@ -253,11 +253,13 @@ export function portable(configuration: Omit<Configuration, "target">): JsonObje
                     return [name, relative.startsWith("..") ? path.basename(value) : relative];
                 }),
         );
-    const { override: _override, ...gate } = evaluation.gate;
+    const { override: _override, nothingHeldOut, ...gate } = evaluation.gate;
+    // Nobody has asked for that one: the data set makes it again.
+    const gated = nothingHeldOut ? { gate: undefined } : { gate };
     return {
         model: { ...model, source: source(model.source) },
         dataset: { ...dataset, source: source(dataset.source) },
         training,
-        evaluation: { ...evaluation, gate } as unknown as JsonObject,
+        evaluation: { ...evaluation, ...gated } as unknown as JsonObject,
     };
 }

@@ -3,7 +3,7 @@ import { z } from "zod";
 import { targetSchema } from "../infra/target";
 import { home } from "../scripts/locations.cjs";
 import { digest, integer, jsonObject, list, text } from "./fields";
-import { describeRefusal, gateField, judge, type Verdict } from "./gate";
+import { describeRefusal, gateField, judge, settledGateField, type Verdict } from "./gate";
 import { isObject, keyOf, type Json, type JsonObject } from "./identity";
 import { judgeField, scored } from "./judge";
 import { answeringFields, type PRECISIONS } from "./llamafactory/answering";
@@ -46,6 +46,7 @@ const fields = {
     target: targetSchema,
     ...answeringFields,
     ...evaluationSettings,
+    gate: settledGateField,
     /** The digest of the held-out rows, where there are any and the data set is here: set by `resolve`. */
     heldOut: digest("the digest of a file").optional(),
     /** The last accepted model, to compare with: set by `recalls`. */

@@ -526,11 +526,10 @@ const conditionField = group({
     return { metric: metric ?? "evalLoss", against: against ?? "base", maxRegression: maxRegression ?? 0 };
 });
 
-const listedGate = group({
+const listed = {
     ...commonFields,
     conditions: z.array(conditionField, expecting("a list of conditions")),
-    nothingHeldOut: z.literal(true).optional(),
-});
+};
 
 const shortGate = group({
     ...commonFields,
@@ -558,24 +557,31 @@ const shortGate = group({
  * `retune:evaluation.gate`: a list of conditions, or the short form of metric conditions,
  * { against: [base, incumbent], metric: evalLoss, maxRegression: 0 }, which is also the default.
  */
-export const gateField = z
-    .unknown()
-    .optional()
-    .transform((given, context): Gate => {
-        const value = given ?? {};
-        const parsed = (isObject(value) && "conditions" in value ? listedGate : shortGate).safeParse(value);
-        if (!parsed.success) {
-            for (const { path, message } of problemsOf(parsed.error)) {
-                context.addIssue({ code: "custom", message, path: path === "" ? [] : [path] });
+export const gateField = fieldOf(group(listed));
+
+/** The same for the stage, with what only the reader of the configuration says. */
+export const settledGateField = fieldOf(group({ ...listed, nothingHeldOut: z.literal(true).optional() }));
+
+function fieldOf(listedGate: z.ZodType<Omit<Gate, "override"> & { override?: Override | undefined }>) {
+    return z
+        .unknown()
+        .optional()
+        .transform((given, context): Gate => {
+            const value = given ?? {};
+            const parsed = (isObject(value) && "conditions" in value ? listedGate : shortGate).safeParse(value);
+            if (!parsed.success) {
+                for (const { path, message } of problemsOf(parsed.error)) {
+                    context.addIssue({ code: "custom", message, path: path === "" ? [] : [path] });
+                }
+                return z.NEVER;
             }
-            return z.NEVER;
-        }
-        const { override, ...rest } = parsed.data;
-        for (const message of contradictions(rest.conditions)) {
-            context.addIssue({ code: "custom", message, path: ["conditions"] });
-        }
-        return { ...rest, ...(override === undefined ? {} : { override }) };
-    });
+            const { override, ...rest } = parsed.data;
+            for (const message of contradictions(rest.conditions)) {
+                context.addIssue({ code: "custom", message, path: ["conditions"] });
+            }
+            return { ...rest, ...(override === undefined ? {} : { override }) };
+        });
+}
 
 /** Two conditions of which at least one is not meant. */
 function contradictions(conditions: Gate["conditions"]): string[] {

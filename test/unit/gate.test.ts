@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { describeRefusal, gateField, judge as judgeModel, type Gate } from "../../pipeline/gate";
+import { describeRefusal, gateField, judge as judgeModel, settledGateField, type Gate } from "../../pipeline/gate";
 import { problemsOf } from "../../pipeline/fields";
 import type { JsonObject } from "../../pipeline/identity";
 import type { ModelEvaluation } from "../../pipeline/report/data";
@@ -284,7 +284,7 @@ describe("a verdict", () => {
             ...{ decision: "ungated", model: MODEL, conditions: [], worse: [], warnings: [] },
         });
         // Where nobody has asked for that, it is said.
-        expect(judge(gate({ conditions: [], nothingHeldOut: true }), models).warnings).toEqual([
+        expect(judge(settledGateField.parse({ conditions: [], nothingHeldOut: true }), models).warnings).toEqual([
             {
                 text: "dataset.split.test is 0, so there is no gate: a worse model is accepted as well",
                 kind: "nothingHeldOut",
@@ -487,6 +487,11 @@ describe("its settings", () => {
         ],
         [{ conditions: [{ prompt: "A cold?" }] }, "gate.conditions[0]: names no phrase: give required or forbidden"],
         [{ conditions: [{ required: ["x"] }] }, "gate.conditions[0]: names phrases but no prompt"],
+        // It is said where the data set has no test rows, and by nobody else.
+        ...[{ conditions: [] }, {}].map((rest): [object, string] => [
+            { ...rest, nothingHeldOut: true },
+            `gate.nothingHeldOut: unknown; there is minRows, override, ${"conditions" in rest ? "conditions" : "metric, against, maxRegression"}`,
+        ]),
         [{ override: {} }, "gate.override.reason: missing: expected why a model is accepted that fails"],
         [
             { override: { reason: "once" } },

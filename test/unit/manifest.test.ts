@@ -140,6 +140,10 @@ test("what a manifest says of a configuration is true on every machine", () => {
         ...{ model: { source: { folder: "tiny" } }, dataset: { source: { file: "data/rows.csv" } } },
         ...settings,
     });
+    // A gate that is not there because nothing is held out is made again by the same data set.
+    const ungated = { prompts: [], gate: { conditions: [], minRows: 30, nothingHeldOut: true } };
+    const none = { model: { source: {} }, dataset: { source: {} }, training, evaluation: ungated };
+    expect(portable(none as unknown as Parameters<typeof portable>[0])["evaluation"]).toEqual({ prompts: [] });
     const hub = { huggingface: "someone/tiny", revision: "main" };
     const url = { sha256: sha256("rows") };
     expect(
