@@ -14,7 +14,7 @@ const needsVllm = enabled && serving.backend === "vllm";
 
 const target = targetOf(declared, getStack(), { precision, ...(needsVllm ? { vllm: true } : {}) });
 const { template, enableThinking } = configuration.model;
-const { recipe } = configuration.dataset;
+const { recipe, licence } = configuration.dataset;
 const chat = { template, ...(enableThinking === undefined ? {} : { enableThinking }) };
 
 const limitsLength = configuration.dataset.quality.overCutoff !== undefined;
@@ -57,6 +57,7 @@ const merged = new Export("export", {
     // Only one that the model was accepted by: of another the model does not know.
     ...(gate.override === undefined ? {} : { override: evaluation.override }),
     data: dataset.origin,
+    ...(licence === undefined ? {} : { dataLicence: licence }),
     configuration: portable(configuration),
 });
 

@@ -11,7 +11,7 @@ import {
     type Source,
 } from "../datasets/sources/source";
 import { cache } from "../scripts/locations.cjs";
-import { group, integer, jsonObject, number, oneOf } from "./fields";
+import { group, integer, jsonObject, number, oneOf, text } from "./fields";
 import { fileDigest, isObject, same, sha256, type JsonObject } from "./identity";
 import { metric, type Stage } from "./stage";
 import { UserError } from "./user-error";
@@ -20,6 +20,8 @@ import { UserError } from "./user-error";
 export const datasetSettings = {
     recipe: recipeReferenceSchema,
     source: sourceSchema,
+    /** Under which the rows may be used, such as `apache-2.0`: for the manifest and the card of what is made of them. */
+    licence: text("the name of a licence, such as apache-2.0").optional(),
     /** Rows that are kept, not rows that are read. */
     limit: integer("a whole number from 1", { from: 1 }).default(5000),
     /** Shares of the kept rows; the same question is never in two of them, nor a similar one where `together` says so. */
@@ -51,7 +53,7 @@ export type DatasetArgs = Omit<Inputs, "content" | "resolved" | "tools">;
 export const dataset: Stage<Inputs> = {
     kind: "Dataset",
     fields,
-    transport: ["source", "resolved"],
+    transport: ["source", "resolved", "licence"],
     tools: () => ({ contract: 3 }),
 
     async resolve({ source }, previous) {

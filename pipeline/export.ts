@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { targetSchema } from "../infra/target";
-import { digest, jsonObject } from "./fields";
+import { digest, jsonObject, text } from "./fields";
 import type { JsonObject } from "./identity";
 import { answeringFields } from "./llamafactory/answering";
 import { environmentLock, llamafactoryRun, trainingVersions } from "./llamafactory/job";
@@ -24,6 +24,7 @@ const fields = {
     override: jsonObject().optional(),
     /** The data by content, and the configuration from which the manifest alone can start the same run. */
     data: jsonObject(),
+    dataLicence: text("the name of a licence").optional(),
     configuration: jsonObject(),
     /** Said in the model card, such as "not medical advice". */
     notice: z.string(),
@@ -46,10 +47,11 @@ export const exported: Stage<Inputs> = {
 
     work(inputs, key) {
         const { target: _target, evaluation: _evaluation, provenance: _provenance, override, ...rest } = inputs;
-        const { tools, model, trained, dataset, base, data, configuration, notice, ...parameters } = rest;
+        const { tools, model, trained, dataset, base, data, dataLicence, configuration, notice, ...parameters } = rest;
         const manifest: JsonObject = {
             ...{ retune: MANIFEST_VERSION, configuration, data, base, dataset, model, trained, notice },
             ...(override === undefined ? {} : { override }),
+            ...(dataLicence === undefined ? {} : { dataLicence }),
             code: codeRevision(),
             environment: { lock: environmentLock(), ...tools },
         };

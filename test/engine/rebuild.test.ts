@@ -13,12 +13,14 @@ describe("from the manifest of an exported model", () => {
     afterAll(() => rig.dispose());
 
     test("the same run is made again on an empty store: the same data, keys and weights", async () => {
+        rig.configure({ dataset: { licence: "cc-by-4.0" } });
         const first = await rig.json("up");
         expect(first.actions).toEqual(all("ran"));
         const exported = fileURLToPath(first.stage("export").uri ?? "");
         const manifest = path.join(rig.folder, "kept.json");
         fs.copyFileSync(path.join(exported, "retune.json"), manifest);
-        expect(fs.readFileSync(path.join(exported, "README.md"), "utf8").split("\n").slice(0, 9)).toEqual([
+        const card = fs.readFileSync(path.join(exported, "README.md"), "utf8");
+        expect(card.split("\n").slice(0, 9)).toEqual([
             "---",
             'language: ["zh"]',
             'library_name: "transformers"',
@@ -29,6 +31,7 @@ describe("from the manifest of an exported model", () => {
             "",
             "# A fine-tuned model",
         ]);
+        expect(card).toContain("- Licence of the base model: not stated by it\n- Licence of the data: cc-by-4.0\n");
 
         rig.home = path.join(rig.folder, "empty");
         // Nothing of the stack's own description counts, and its data is somewhere else by now.
@@ -68,7 +71,8 @@ describe("from the manifest of an exported model", () => {
         const text = fs.readFileSync(manifest, "utf8");
         const told = JSON.parse(text) as { configuration: { dataset: JsonObject } } & JsonObject;
         expect(told).toMatchObject({
-            configuration: { dataset: { source: { file: "rows.jsonl" } } },
+            configuration: { dataset: { source: { file: "rows.jsonl" }, licence: "cc-by-4.0" } },
+            dataLicence: "cc-by-4.0",
             code: { revision: expect.stringMatching(/^[0-9a-f]{40}$/) as unknown, modified: false },
             environment: { lock: expect.stringMatching(/^[0-9a-f]{64}$/) as unknown, llamafactory: "0.9.5" },
             parity: {

@@ -6,7 +6,7 @@ import { stages } from "../../pipeline/stages";
 // What says where or how, and never what. A field may join this list only when no byte of the result depends on it; of an
 // export, no byte of the model: of several ways to the same weights, its manifest names the one that was taken first.
 const transport: Readonly<Record<string, readonly string[]>> = {
-    Dataset: ["source", "resolved"],
+    Dataset: ["source", "resolved", "licence"],
     Model: ["target", "source"],
     Training: ["target"],
     Evaluation: ["target", "accepted", "heldOut"],

@@ -78,6 +78,7 @@ def write_card(manifest: dict) -> None:
         *([f"**Accepted against its gate:** {' '.join(override['reason'].split())}", ""] if override else []),
         f"- Base model: {base}" + (f" at {manifest['base']['commit']}" if "commit" in manifest["base"] else ""),
         f"- Licence of the base model: {licence or 'not stated by it'}",
+        f"- Licence of the data: {manifest.get('dataLicence', 'not stated')}",
         f"- Data: recipe {recipe['name']}, {json.dumps(manifest['data'], ensure_ascii=False)}",
         f"- Training: {training['method']}, learning rate {training['learningRate']}, {training['precision']}",
         f"- Chat template: {manifest['configuration']['model']['template']}",
