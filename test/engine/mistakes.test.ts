@@ -1,9 +1,26 @@
-import { execFileSync } from "node:child_process";
+import { execFileSync, spawnSync } from "node:child_process";
 import * as fs from "node:fs";
 import * as path from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import type { JsonObject } from "../../pipeline/identity";
 import { all, listing, python, Rig } from "./rig";
+
+interface Job {
+    readonly inputs: Readonly<Record<string, string>>;
+    readonly environment: Readonly<Record<string, string>>;
+}
+
+const jobIn = (run: string): Job => JSON.parse(fs.readFileSync(path.join(run, "job.json"), "utf8")) as Job;
+
+/** Every weight in a safetensors file. */
+function multiply(file: string, factor: string): void {
+    const program = [
+        "import sys; from safetensors.torch import load_file, save_file",
+        "weights = {n: w * float(sys.argv[2]) for n, w in load_file(sys.argv[1]).items()}",
+        "save_file(weights, sys.argv[1], {'format': 'pt'})",
+    ];
+    execFileSync(python, ["-c", program.join("\n"), file, factor], { stdio: "pipe" });
+}
 
 // Bad input gets a clear error before anything long starts, and loses nothing. One home, which a good `up` has filled.
 describe("mistakes", () => {
@@ -286,14 +303,7 @@ describe("mistakes", () => {
         test("a loss that becomes NaN ends it with the reason; the old model stays", async () => {
             const old = rig.stored("training")?.outputs;
             const folder = tiny("overflowing", (copy) => {
-                const program = [
-                    "import sys; from safetensors.torch import load_file, save_file",
-                    "weights = {n: w * 1e30 for n, w in load_file(sys.argv[1]).items()}",
-                    "save_file(weights, sys.argv[1], {'format': 'pt'})",
-                ];
-                execFileSync(python, ["-c", program.join("\n"), path.join(copy, "model.safetensors")], {
-                    stdio: "pipe",
-                });
+                multiply(path.join(copy, "model.safetensors"), "1e30");
             });
             rig.configure({ model: { source: { folder } } });
             const { code, answer, actions, stage, stderr } = await rig.json("up");
@@ -326,6 +336,32 @@ describe("mistakes", () => {
             expect({ code, actions }).toEqual({
                 code: 0,
                 actions: all("ran", { dataset: "unchanged", model: "unchanged" }),
+            });
+        });
+
+        test.each([
+            ["base", "Baseline", "its weights may be damaged: take another model.source"],
+            ["tuned", "Answers", "lower training.learningRate"],
+        ])("a %s model that gives no number is named when it is evaluated", (whose, kind, remedy) => {
+            const run = rig.runs(kind).at(-1);
+            const { inputs, environment } = jobIn(run?.folder ?? "");
+            const { model = "", ...others } = inputs;
+            const folder = fs.mkdtempSync(path.join(rig.folder, "evaluation-"));
+            const work = path.join(folder, "work");
+            fs.mkdirSync(path.join(work, "out"), { recursive: true });
+            for (const name of ["job.json", "programs"]) {
+                fs.cpSync(path.join(run?.folder ?? "", name), path.join(folder, name), { recursive: true });
+            }
+            for (const [name, digest] of Object.entries(others)) {
+                fs.symlinkSync(path.join(rig.home, "store", digest), path.join(work, name));
+            }
+            fs.cpSync(path.join(rig.home, "store", model), path.join(work, "model"), { recursive: true });
+            multiply(path.join(work, "model", "model.safetensors"), "nan");
+            const env = { ...process.env, ...environment };
+            const ended = spawnSync(python, ["../programs/evaluate.py"], { cwd: work, env, encoding: "utf8" });
+            expect(ended.status, ended.stderr).toBe(1);
+            expect(JSON.parse(fs.readFileSync(path.join(work, "outcome.json"), "utf8"))).toEqual({
+                error: `the ${whose} model's loss is no number on any held-out row: ${remedy}`,
             });
         });
     });

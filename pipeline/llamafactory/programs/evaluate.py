@@ -70,10 +70,14 @@ def held_out_losses(model: dict, file: Path, rows: list) -> list:
             "report_to": "none",
             "seed": 42,
         },
-        [Progress("held-out loss"), losses],
+        # Nothing is trained: what is no number is looked at below, row by row.
+        [Progress("held-out loss", trains=False), losses],
     )
     if len(losses.rows) != len(rows):
         fail(f"LLaMA-Factory took the loss of {len(losses.rows)} of {len(rows)} held-out rows")
+    totals = [total for total, tokens in losses.rows if tokens]
+    if totals and not any(map(math.isfinite, totals)):
+        fail(no_number())
     return [
         {
             "question": row["input"],
@@ -82,6 +86,18 @@ def held_out_losses(model: dict, file: Path, rows: list) -> list:
         }
         for row, (total, tokens) in zip(rows, losses.rows, strict=True)
     ]
+
+
+def no_number() -> str:
+    """Of a model that gives no number at all: whose it is, and what to do."""
+    precision = parameters["precision"]
+    wider = "" if precision == "fp32" else f", or {precision} is too narrow for it: set training.precision to fp32"
+    whose, remedy = (
+        ("tuned", "lower training.learningRate")
+        if Path("trained").exists()
+        else ("base", "its weights may be damaged: take another model.source")
+    )
+    return f"the {whose} model's loss is no number on any held-out row: {remedy}{wider}"
 
 
 def mean_loss(losses: list) -> float | None:

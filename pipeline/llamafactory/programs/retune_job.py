@@ -179,15 +179,16 @@ def why_not_finite(logs: dict, step: int):
 
 
 class Progress(TrainerCallback):
-    """Turns the trainer's own calls into events, ends a run that has become NaN, and saves and stops on request."""
+    """Turns the trainer's own calls into events, ends a training that became NaN, saves and stops on request."""
 
-    def __init__(self, phase: str):
+    def __init__(self, phase: str, trains: bool = True):
         self.phase = phase
+        self.trains = trains
         self.predicted = 0
 
     def on_log(self, args, state, control, logs=None, **_):
         logs = logs or {}
-        why = why_not_finite(logs, state.global_step)
+        why = why_not_finite(logs, state.global_step) if self.trains else None
         if why:
             fail(why)
         if "loss" in logs:
@@ -199,7 +200,7 @@ class Progress(TrainerCallback):
                 loss=round(logs["loss"], 5),
                 learningRate=logs.get("learning_rate"),
             )
-        elif "eval_loss" in logs:
+        elif math.isfinite(logs.get("eval_loss", math.nan)):
             event("evaluated", step=state.global_step, steps=state.max_steps, evalLoss=round(logs["eval_loss"], 5))
 
     def on_prediction_step(self, args, state, control, eval_dataloader=None, **_):
