@@ -36,7 +36,7 @@ export function renderMarkdown(data: ReportData): string {
         ...(service === undefined ? [] : [words.servedAt(code(`npm run api -- --stack ${named(data.stack)}`))]),
     ];
     const { override } = verdict;
-    const reason = override && `${words.reason}: ${escaped(override.reason)} (${code(override.model.slice(0, 12))})`;
+    const reason = override && `${words.reason}: ${escaped(override.reason)} (${escaped(override.model.slice(0, 12))})`;
     return [
         [`## ${mark} ${escaped(data.stack)}: ${words.decision[verdict.decision]}`],
         [words.decided[verdict.decision]],
