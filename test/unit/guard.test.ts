@@ -13,7 +13,7 @@ class Request:
     def model_validate(request):
         return types.SimpleNamespace(messages=[], stream=False, tools=None, n=1, max_tokens=request.get("max_tokens"))
 modules = {
-    "answering": {"context_of": lambda _: 2048, "tokens_of": lambda *_: 48},
+    "answering": {"abandoned": None, "context_of": lambda _: 2048, "tokens_of": lambda *_: 48},
     "fastapi": {"HTTPException": HTTPException},
     "llamafactory.api.chat": {"_process_request": lambda _: ([], None, None)},
     "llamafactory.api.protocol": {"ChatCompletionRequest": Request},
