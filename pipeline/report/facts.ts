@@ -249,7 +249,7 @@ export function provenance({ stages, provenance: manifest, language }: ReportDat
                   </tr>`,
               ],
     );
-    return html`<table>
+    return html`<table class="digests">
             <caption>
                 ${words.digests}
             </caption>
