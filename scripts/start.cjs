@@ -27,5 +27,8 @@ module.exports = async function start(needs, command, answerFor = () => undefine
         process.exitCode = error.exitCode ?? (forPeople && error.usage ? USAGE : 1);
     }
     // Node aborts when it exits and cannot reset a terminal that is gone: dying of the hang-up is what is usual.
-    if (terminals().length < before.length) process.kill(process.pid, "SIGHUP");
+    if (terminals().length < before.length) {
+        process.removeAllListeners("SIGHUP"); // an update that was asked to detach still listens
+        process.kill(process.pid, "SIGHUP");
+    }
 };
