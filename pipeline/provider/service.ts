@@ -132,6 +132,12 @@ export class ServiceLifecycle implements ResourceLifecycle {
     ): Promise<ServiceStatus> {
         let status: ServiceStatus = start;
         for (;;) {
+            // What came up then is not tried again: the machine starts the model that served.
+            if (status.boot !== start.boot) {
+                throw new UserError(
+                    `service: the machine was restarted while the model came up: \`npm run up\` brings it up again`,
+                );
+            }
             if ((status.failed?.attempt ?? 0) === start.attempt) throw new UserError(explain(status, port));
             switch (status.state) {
                 case "up":

@@ -314,6 +314,7 @@ class Front:
         self.lock = lock
         self.code = runner.code_of_front(folder)
         self.outdated_since = None
+        self.renewing = False
         self.key = (folder / "key").read_text("utf-8").strip()
         self.log = Log(folder / "log")
         self.clients = Clients()
@@ -420,6 +421,8 @@ class Front:
                 self.want(wanted)
             if self.outdated_since is not None:
                 if self.requests.count == 0 or time.monotonic() - self.outdated_since > QUIET:
+                    self.renewing = True
+                    self.tell(owner)
                     self.renew()
             elif self.active is None and self.starting is None:
                 break  # the next start is that of another front
@@ -479,6 +482,7 @@ class Front:
             **runner.me(),
             "bootedAt": None,
             "code": self.code,
+            "renewing": self.renewing,
             "owner": owner,
             "failed": self.failed,
             "reason": self.reason,

@@ -1098,10 +1098,11 @@ def serve(home: Path, payload: dict) -> dict:
             raise SystemExit(f"port {port} is that of {before['owner']}: set service.port")
         if before["state"] == "up":
             active = before["active"]
-            front_answers = asked(port, "") == 401  # the front alone says this: that is not its key
+            state = read_json(folder / "state.json") or {}
+            # The front alone says 401: that is not its key. One that goes on as another asks everybody to wait.
+            front_answers = state.get("renewing") is True or asked(port, "") == 401
             before = service(home, port, ask=front_answers)
             # Another model comes up beside one that is silent; the same one has to take its place.
-            state = read_json(folder / "state.json") or {}
             # One without a code is of before a front could go on as another.
             if not front_answers or "code" not in state or (active == key and before["reason"] is not None):
                 end_front(state, patience=20 if front_answers else 0)
@@ -1259,7 +1260,7 @@ def service(home: Path, port: int, ask: bool = False) -> dict:
     with contextlib.suppress(OSError):
         if shutil.disk_usage(folder / "log").free < LOG_BLOCK:
             answer["warning"] = f"services/{port}/log cannot be written: {NO_SPACE}"
-    if ask and active and asked(port, (folder / "key").read_text("utf-8").strip()) != 200:
+    if ask and active and not state.get("renewing") and asked(port, (folder / "key").read_text("utf-8").strip()) != 200:
         answer |= {"active": None, "reason": "it does not answer"}
     return answer
 

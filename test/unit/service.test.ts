@@ -211,18 +211,22 @@ describe("the front of a service", () => {
         socket.write(question + question);
         await until(() => answers() === 2);
         // New ones wait where there is no moment without a request.
-        const slow = ask({ seconds: 8 });
-        await serve({ says: "one" }, { front: (source) => source.replace('"retune"', '"newer"') });
-        await new Promise((resolve) => setTimeout(resolve, 6000));
+        const slow = ask({ seconds: 18 });
+        const newer = (source: string) => source.replace('"retune"', '"newer"');
+        await serve({ says: "one" }, { front: newer });
+        await until(() => read(path.join(place(), "state.json")).includes('"renewing": true'));
+        await new Promise((resolve) => setTimeout(resolve, 1000));
         socket.write(question);
         const connected = ask();
-        await new Promise((resolve) => setTimeout(resolve, 300));
+        // It is not taken for one that is silent, and ended.
+        expect(await status("--ask")).toMatchObject({ state: "up", active: "one", reason: null });
+        expect(await serve({ says: "one" }, { front: newer })).toMatchObject({ attempt: 1, started: false });
         expect(answers()).toBe(2);
         expect(await slow).toMatchObject({ status: 200, front: "retune " });
         await until(() => answers() === 3);
         expect(said).toMatch(/Server: newer \r\n[^]*"data": \[\]\}$/);
         expect(await connected).toMatchObject({ status: 200, front: "newer " });
-    }, 30_000);
+    }, 45_000);
 
     test("makes place for one with newer sources where it is too old to go on as that", async () => {
         await up("one");
