@@ -443,6 +443,7 @@ export class SshExecutor implements Executor, Machine {
     private async note(status: RunStatus): Promise<void> {
         const { key, state, reason, attempt, queuedAt, startedAt, finishedAt } = status;
         const file = path.join(this.store.runFolder(key), "state.json");
+        await fs.promises.mkdir(path.dirname(file), { recursive: true }); // of a client that was killed before it knew more
         const before = await readJson<{ progress?: unknown }>(file);
         const progress = status.events.findLast(({ type }) => type === "progress") ?? before?.progress;
         const known = { state, reason, attempt, queuedAt, startedAt, finishedAt, progress };

@@ -306,13 +306,14 @@ export class Lifecycle {
             const known = readRun(home, key);
             const other = all.find((one) => one.key === key && one.stack !== stack);
             if (known !== undefined && !isActive(known)) continue;
-            if (other === undefined) await this.stop(urn, key, target);
+            if (other === undefined) await this.stop(urn, key, target, known !== undefined);
             else this.warn(urn, `run ${runName(key)} goes on: stack ${other.stack} follows it, too`);
         }
         for (const followed of own) await dropFollowed(home, followed);
     }
 
-    private async stop(urn: string, key: string, target: Target): Promise<void> {
+    /** @param isKnown whether the target has said that there is such a run. */
+    private async stop(urn: string, key: string, target: Target, isKnown: boolean): Promise<void> {
         try {
             const executor = await this.executor(target, urn);
             const until = Date.now() + STOPPING * 1000;
@@ -323,9 +324,12 @@ export class Lifecycle {
             }
         } catch (error) {
             if (error instanceof Absent) return; // it has ended with its machine
-            // A machine that Retune has made is never left on because it does not answer.
-            if (!(error instanceof UserError) || !isOfStack(target)) throw error;
-            this.warn(urn, `run ${runName(key)} could not be stopped, and ends with its machine: ${error.message}`);
+            if (!(error instanceof UserError)) throw error;
+            // A machine that Retune has made is never left on because it does not answer; and for a run that may never have
+            // been started, a host that is gone for good does not keep the stack.
+            if (!isOfStack(target) && isKnown) throw error;
+            const end = isOfStack(target) ? "ends with its machine" : "goes on if it was started";
+            this.warn(urn, `run ${runName(key)} could not be stopped, and ${end}: ${error.message}`);
         }
     }
 

@@ -93,6 +93,15 @@ describe("deleting a stage whose run goes on", () => {
         await expect(deleted(host, () => Promise.reject(UNREACHABLE))).rejects.toThrow(UNREACHABLE);
     });
 
+    test("goes on where it may never have been started, and that host is gone", async () => {
+        expect(await deleted(host, () => Promise.reject(UNREACHABLE), { known: false })).toEqual({
+            warnings: [
+                `run ${key.slice(0, 12)} could not be stopped, and goes on if it was started: ubuntu@i-0123 cannot be reached: Connection refused`,
+            ],
+            followedBy: [],
+        });
+    });
+
     test("has nothing to do where its machine is no more", async () => {
         const gone = new Absent("i-0123 does not exist any more");
         const nothing = { warnings: [], followedBy: [] };
