@@ -61,7 +61,8 @@ def largest_differences(exported, should, base) -> dict:
     """By how much an exported tensor differs, as (share, place) of the tensor, of its worst line and its worst number.
 
     Lines and numbers are as large as what they were merged of, for that is what was rounded: a sum may be next to
-    nothing. Where `base` is None that is not known, and single numbers are not looked at.
+    nothing. What is small beside the others, such as the row of a token that no training has seen, is as exact as they
+    are. Where `base` is None that is not known, and single numbers are not looked at.
     """
 
     def lines(tensor):
@@ -84,7 +85,6 @@ def largest_differences(exported, should, base) -> dict:
         rows.append(squares.sum(2))
         columns = columns + squares.sum(1)
         if base is not None:
-            # What is small beside the others is as exact as they are.
             shares = share(difference, size + 0.05 * size.square().mean().sqrt())
             row, column = divmod(int(shares.argmax()), shares.shape[1])
             at = f"the number in row {start + row + 1}, column {column + 1} of "
@@ -93,7 +93,8 @@ def largest_differences(exported, should, base) -> dict:
     line = (0.0, "")
     # A vector is one row itself, and its columns are single numbers.
     for kind, sums in (("row", rows), ("column", columns)) if len(should) > 1 else ():
-        shares = share(*sums.sqrt())
+        difference, size = sums.sqrt()
+        shares = share(difference, size.clamp_min(0.05 * size.square().mean().sqrt()))
         line = max(line, (shares.max().item(), f"{kind} {int(shares.argmax()) + 1} of "))
     whole = share(rows[0].sum().sqrt(), should.norm(dtype=torch.float32)).item()
     return {"tensor": (whole, ""), "line": line, "number": number}
