@@ -7,7 +7,7 @@ import type { JsonObject } from "../identity";
  */
 
 /** Grows when report.json gets another form. */
-export const REPORT_VERSION = 2;
+export const REPORT_VERSION = 3;
 
 const list = <Item extends z.ZodType>(item: Item) => z.array(item).readonly();
 const count = z.number().int().min(0);

@@ -59,7 +59,7 @@ const tuned = evaluation("tuned", { evalLoss: 0.5904, bleu4: 27.9, rouge1: 48, r
 const none = { rows: 0, examples: [] };
 
 export const data: ReportData = {
-    version: 2,
+    version: 3,
     language: "en",
     stack: "dev",
     at,
