@@ -176,7 +176,7 @@ function refuseForeign({ huggingface, s3 }: PushInputs, { uri }: Place, foreign:
     if (foreign.length === 0 || (huggingface ?? s3)?.overwrite === true) return;
     const setting = `push.${huggingface === undefined ? "s3" : "huggingface"}.overwrite`;
     throw new UserError(
-        `${uri} has files that this stack has not put there (${named(foreign)}): name an empty place, or remove them, ` +
+        `${uri} has files that this stack has not put there, or no longer knows of (${named(foreign)}): name an empty place, or remove them, ` +
             `or set ${setting} to true, which replaces those that have the same names as the model's`,
     );
 }

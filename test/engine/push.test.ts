@@ -27,7 +27,7 @@ const differing = (before: ReadonlyMap<string, Buffer>, after: ReadonlyMap<strin
 
 /** What is said of a place that is not this stack's. */
 const foreign = (uri: string, files: string, kind: "huggingface" | "s3"): string =>
-    `${uri} has files that this stack has not put there (${files}): name an empty place, or remove them, ` +
+    `${uri} has files that this stack has not put there, or no longer knows of (${files}): name an empty place, or remove them, ` +
     `or set push.${kind}.overwrite to true, which replaces those that have the same names as the model's`;
 
 // The real huggingface_hub against a stand-in of the hub; what the stack pushes is made by the stand-ins of the programs.
