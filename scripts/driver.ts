@@ -223,8 +223,14 @@ function languageHost(program: () => Promise<unknown>) {
     return { implementation, load };
 }
 
+/**
+ * Whether the CLI met another update's lock. It may meet one in the moment in which it is written or removed: then it reads
+ * an empty file, or finds none under the name that it has just listed.
+ */
 function isLocked(stderr: string): boolean {
-    return stderr.includes("currently locked");
+    return /currently locked|^error: unexpected end of JSON input$|\/locks\/.*: no such file or directory$/m.test(
+        stderr,
+    );
 }
 
 /** As Pulumi reads its variables. */

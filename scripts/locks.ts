@@ -11,18 +11,23 @@ export interface Lock {
     readonly timestamp: string;
 }
 
+/** Milliseconds after which a lock that is not written to its end never will be: writing one takes less than one. */
+const ABANDONED = 10_000;
+
 /**
  * Removes the locks of a stack whose owners are provably gone: made on this host by this user, and the pid is free or
  * belongs to another program that started after the lock was taken. Answers those that are left; a live lock is never
- * broken, and one that is just being written is left to the engine to judge.
+ * broken, and one that is just being written is left to the engine to judge. What a killed process has begun to write is
+ * removed too: the engine cannot read it, and would refuse every update.
  */
 export function removeStaleLocks(state: string, project: string, stack: string): { removed: number; held: Lock[] } {
     const folder = path.join(state, ".pulumi", "locks", "organization", project, stack);
     const held: Lock[] = [];
     let removed = 0;
     for (const name of fs.existsSync(folder) ? fs.readdirSync(folder) : []) {
-        if (!name.endsWith(".json")) continue;
         const file = path.join(folder, name);
+        if (name.endsWith(".tmp") && age(file) > ABANDONED) fs.rmSync(file, { force: true });
+        if (!name.endsWith(".json")) continue;
         const lock = parseLock(file);
         if (lock === undefined) continue;
         if (ownerIsGone(lock)) {
@@ -34,6 +39,12 @@ export function removeStaleLocks(state: string, project: string, stack: string):
         }
     }
     return { removed, held };
+}
+
+/** Milliseconds since a file was written; 0 where it has gone. */
+function age(file: string): number {
+    const written = fs.statSync(file, { throwIfNoEntry: false })?.mtimeMs;
+    return written === undefined ? 0 : Date.now() - written;
 }
 
 function parseLock(file: string): Lock | undefined {

@@ -276,6 +276,22 @@ describe("a training outlives whoever started it", () => {
         expect(rig.runs("Answers").map(({ attempt }) => attempt)).toEqual(rig.runs("Answers").map(() => 1));
     });
 
+    test("an up that meets a lock while it is written tries again, and one that was never finished stops nobody", async () => {
+        const folder = path.join(rig.home, "state", ".pulumi", "locks", "organization", "retune", "test");
+        fs.mkdirSync(folder, { recursive: true });
+        const lock = path.join(folder, "of-another-update.json.187c5a0e6e1f0a2b.tmp");
+        fs.writeFileSync(lock, "");
+        const { code, stderr } = await rig.run("up");
+        expect({ code, stderr }).toEqual({
+            code: 1,
+            stderr: "another update of this stack started at the same moment; try again\n",
+        });
+        const hourAgo = Date.now() / 1000 - 3600;
+        fs.utimesSync(lock, hourAgo, hourAgo);
+        expect((await rig.run("up", ...LONG, "--set", "evaluation.answeredRows=1")).code).toBe(0);
+        expectClean();
+    });
+
     describe("two stacks have a training each, and the client of the other one is killed", () => {
         const long = (seed: number) => ["--set", "training.maxSteps=5000", "--set", `training.seed=${seed}`];
         const byKey = (key: string) => rig.runs("Training").find((run) => run.key === key);

@@ -1,5 +1,5 @@
 import { spawn } from "node:child_process";
-import { copyFileSync, existsSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
+import { copyFileSync, existsSync, mkdirSync, readFileSync, readdirSync, utimesSync, writeFileSync } from "node:fs";
 import { hostname, userInfo } from "node:os";
 import path from "node:path";
 import { beforeEach, describe, expect, onTestFinished, test } from "vitest";
@@ -92,6 +92,17 @@ describe("a stack's lock", () => {
         lock("a", content);
         expect(clear().removed).toBe(0);
         expect(readFileSync(path.join(folder, "a.json"), "utf8")).toBe(content);
+    });
+
+    test("that was never written to its end goes when nobody can be writing it any more", () => {
+        const writing = path.join(folder, "a.json.187c5a0e6e1f0a2b.tmp");
+        writeFileSync(writing, "");
+        expect(clear()).toEqual({ removed: 0, held: [] });
+        expect(existsSync(writing)).toBe(true);
+        const before = Date.now() / 1000 - 11;
+        utimesSync(writing, before, before);
+        expect(clear()).toEqual({ removed: 0, held: [] });
+        expect(readdirSync(folder)).toEqual([]);
     });
 
     test("is judged one by one", () => {
