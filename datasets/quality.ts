@@ -185,24 +185,22 @@ export class Examination {
      * @param partOf of each kept row the index of its part.
      */
     async quality(connection: DuckDBConnection, partOf: Uint8Array): Promise<Quality> {
-        const rowsOf = new Map<number, Set<number>>();
-        const near = this.noted.get("nearDuplicates");
-        const repeated = [...partOf.keys()].filter((at) => this.clusters.of(at) !== at);
-        for (const at of repeated) {
+        // Of the rows that belong together, in the place of their first one: a bit for each part that has one of them.
+        const present = new Uint8Array(partOf.length);
+        let repeated = 0;
+        partOf.forEach((part, at) => {
             const first = this.clusters.of(at);
-            const present = rowsOf.get(first) ?? new Set([partOf[first] ?? 0]);
-            rowsOf.set(first, present.add(partOf[at] ?? 0));
-        }
-        if (near !== undefined) near.rows = repeated.length;
+            present[first] = (present[first] ?? 0) | (1 << part);
+            if (first !== at) repeated += 1;
+        });
+        const near = this.noted.get("nearDuplicates");
+        if (near !== undefined) near.rows = repeated;
         near?.examples.push(...(await this.pairs(connection, this.links.slice(0, EXAMPLES), partOf)));
 
         const leaks = this.noted.get("leaks");
-        const firsts = [...rowsOf].filter(([, present]) => present.size > 1).map(([first]) => first);
-        const isLeak = (at: number): boolean => {
-            const present = rowsOf.get(this.clusters.of(at)) ?? new Set();
-            return [...present].some((part) => part < (partOf[at] ?? 0));
-        };
-        if (leaks !== undefined) leaks.rows = [...repeated, ...firsts].filter(isLeak).length;
+        const isLeak = (part: number, at: number): boolean =>
+            ((present[this.clusters.of(at)] ?? 0) & ((1 << part) - 1)) !== 0;
+        if (leaks !== undefined) leaks.rows = partOf.filter(isLeak).length;
         const across = this.links.filter(({ first, second }) => partOf[first] !== partOf[second]);
         leaks?.examples.push(...(await this.pairs(connection, across.slice(0, PAIRS), partOf)));
         return Object.fromEntries(FINDINGS.map((finding) => [finding, this.noted.get(finding) ?? null])) as Quality;
