@@ -59,6 +59,7 @@ const merged = new Export("export", {
     data: dataset.origin,
     ...(licence === undefined ? {} : { dataLicence: licence }),
     configuration: portable(configuration),
+    hardware: training.hardware,
 });
 
 const service = enabled

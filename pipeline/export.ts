@@ -26,6 +26,8 @@ const fields = {
     data: jsonObject(),
     dataLicence: text("the name of a licence").optional(),
     configuration: jsonObject(),
+    /** Of the machine that the training ran on. Results of before it was asked for its processor have less. */
+    hardware: jsonObject().optional(),
     /** Said in the model card, such as "not medical advice". */
     notice: z.string(),
     tools: jsonObject().optional(),
@@ -40,20 +42,33 @@ export type ExportArgs = Omit<Inputs, "tools">;
 export const exported: Stage<Inputs> = {
     kind: "Export",
     fields,
-    // The weights are the same wherever the data came from, and whatever else the configuration says: of several ways to
-    // them, the manifest names the one that was taken first.
-    transport: ["target", "evaluation", "data", "configuration"],
+    // The weights are the same wherever the data came from and they were trained, and whatever else the configuration says:
+    // of several ways to them, the manifest names the one that was taken first.
+    transport: ["target", "evaluation", "data", "configuration", "hardware"],
     tools: () => ({ contract: 5, ...trainingVersions() }),
 
     work(inputs, key) {
         const { target: _target, evaluation: _evaluation, provenance: _provenance, override, ...rest } = inputs;
-        const { tools, model, trained, dataset, base, data, dataLicence, configuration, notice, ...parameters } = rest;
+        const {
+            tools,
+            model,
+            trained,
+            dataset,
+            base,
+            data,
+            dataLicence,
+            configuration,
+            hardware,
+            notice,
+            ...parameters
+        } = rest;
         const manifest: JsonObject = {
             ...{ retune: MANIFEST_VERSION, configuration, data, base, dataset, model, trained, notice },
             ...(override === undefined ? {} : { override }),
             ...(dataLicence === undefined ? {} : { dataLicence }),
             code: codeRevision(),
             environment: { lock: environmentLock(), ...tools },
+            ...(hardware === undefined ? {} : { hardware }),
         };
         return {
             on: "target",

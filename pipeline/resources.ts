@@ -8,6 +8,7 @@ import type { ModelArgs } from "./model";
 import type { PushInputs } from "./push";
 import type { ReportArgs } from "./report";
 import type { ServiceArgs } from "./service";
+import type { Result } from "./store/store";
 import type { TrainingArgs } from "./training";
 
 /** Names of the stages that this program has declared, in order: what never got its turn is reported as skipped. */
@@ -63,8 +64,20 @@ export class Model extends StageResource {
 
 /** The fine-tune: an adapter, or a whole model. */
 export class Training extends StageResource {
+    /** The machine that it was made on. */
+    declare readonly host: Output<NonNullable<Result["host"]> | undefined>;
+
+    /** What of that machine the weights may depend on beyond the locked environment: for the manifest. */
+    get hardware(): Output<JsonObject | undefined> {
+        return this.host.apply((host) => {
+            if (host === undefined) return undefined;
+            const parts = { machine: host.machine, cpu: host.cpu, gpus: host.gpus, driver: host.driver };
+            return Object.fromEntries(Object.entries(parts).filter(([, part]) => part !== undefined)) as JsonObject;
+        });
+    }
+
     constructor(name: string, args: Inputs<TrainingArgs>, options?: CustomResourceOptions) {
-        super("Training", name, args, options);
+        super("Training", name, { ...args, host: undefined }, options);
     }
 }
 

@@ -136,6 +136,7 @@ const host = z
     .object({
         machine: z.string(),
         cpus: count,
+        cpu: z.string().optional(),
         gpus: list(z.string()).optional(),
         driver: z.string().optional(),
         release: z.string().optional(),

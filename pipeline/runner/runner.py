@@ -556,6 +556,9 @@ def execute(run: Run, job: dict, begin: float, earlier: float, copies):
 def host() -> dict:
     """What a result depends on of the machine that made it, beyond the software of its program."""
     facts = {"name": os.uname().nodename, "machine": os.uname().machine, "cpus": os.cpu_count()}
+    with contextlib.suppress(OSError):  # Arm says numbers there
+        name = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        facts |= {"cpu": name.group(1)} if name else {}
     with contextlib.suppress(OSError):
         system = dict(re.findall(r'^(\w+)="?([^"\n]*)"?$', Path("/etc/os-release").read_text(), re.MULTILINE))
         facts["release"] = f"{system.get('ID', '')} {system.get('VERSION_ID', '')}".strip()

@@ -16,11 +16,13 @@ export interface Result {
     readonly startedAt: number;
     readonly finishedAt: number;
     readonly seconds: number;
-    /** Of a run on a target: what it was made on. In no key, and in no artifact. */
+    /** Of a run on a target: what it was made on. In no key; of the training's a part is in the export's manifest. */
     readonly host?: {
         readonly name: string;
         readonly machine: string;
         readonly cpus: number;
+        /** Such as "AMD EPYC 9654 96-Core Processor". */
+        readonly cpu?: string;
         readonly gpus?: readonly string[];
         readonly driver?: string;
         /** Of the operating system, such as "ubuntu 22.04". */

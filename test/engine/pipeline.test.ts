@@ -95,6 +95,7 @@ describe("a pipeline over its life", () => {
         );
         const manifest = JSON.parse(fs.readFileSync(path.join(exported, "retune.json"), "utf8")) as JsonObject;
         expect(manifest).toMatchObject({ base: { random: { seed: 1 } }, licence: null });
+        expect(manifest["hardware"]).toEqual({ machine: os.machine(), cpu: os.cpus()[0]?.model });
         expect(JSON.stringify(manifest)).not.toContain(os.hostname());
         execFileSync("sha256sum", ["--check", "--strict", "--quiet", "SHA256SUMS"], { cwd: exported });
         expect(fs.readFileSync(path.join(folderOf(first, "report"), "report.html"), "utf8")).toMatch(

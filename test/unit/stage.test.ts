@@ -10,7 +10,7 @@ const transport: Readonly<Record<string, readonly string[]>> = {
     Model: ["target", "source"],
     Training: ["target"],
     Evaluation: ["target", "accepted", "heldOut"],
-    Export: ["target", "evaluation", "data", "configuration"],
+    Export: ["target", "evaluation", "data", "configuration", "hardware"],
     Report: ["keys"],
 };
 

@@ -63,6 +63,8 @@ def write_card(manifest: dict) -> None:
         "pipeline_tag": "text-generation",
         "tags": ["llama-factory", training["method"], "retune"],
     }
+    hardware = manifest.get("hardware", {})
+    machine = ", ".join(hardware.get("gpus", [])) or hardware.get("cpu") or hardware.get("machine")
     base = hub or manifest["base"].get("modelscope") or json.dumps(manifest["base"], ensure_ascii=False)
     parity, override = manifest["parity"], manifest.get("override")
     answers = f"{parity['checked']} prompts and {parity['tensors']} tensors were compared"
@@ -81,6 +83,7 @@ def write_card(manifest: dict) -> None:
         f"- Licence of the data: {manifest.get('dataLicence', 'not stated')}",
         f"- Data: recipe {recipe['name']}, {json.dumps(manifest['data'], ensure_ascii=False)}",
         f"- Training: {training['method']}, learning rate {training['learningRate']}, {training['precision']}",
+        *([f"- Trained on: {machine}"] if machine else []),
         f"- Chat template: {manifest['configuration']['model']['template']}",
         f"- The export was compared with what was trained: {answers}.",
         "",
