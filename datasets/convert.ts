@@ -77,6 +77,8 @@ async function convertIn(scratch: string, request: ConversionRequest): Promise<C
         temp_directory: path.join(scratch, "duckdb"),
         // While files are read, a second one needs 120 MB more: for its buffers, and for rows that wait for their turn.
         threads: "1",
+        // What reading a file took is given back before the rows are looked at: 30 MB less at most.
+        allocator_bulk_deallocation_flush_threshold: "8MB",
         // Nothing is to be fetched, and nothing of the user's settings is to be read.
         autoinstall_known_extensions: "false",
         autoload_known_extensions: "false",
