@@ -72,7 +72,7 @@ export class Training extends StageResource {
         return this.host.apply((host) => {
             if (host === undefined) return undefined;
             const parts = { machine: host.machine, cpu: host.cpu, gpus: host.gpus, driver: host.driver };
-            return Object.fromEntries(Object.entries(parts).filter(([, part]) => part !== undefined)) as JsonObject;
+            return Object.fromEntries(Object.entries(parts).filter(([, part]) => part !== undefined));
         });
     }
 
