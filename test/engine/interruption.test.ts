@@ -3,7 +3,7 @@ import * as os from "node:os";
 import * as path from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { followedRuns } from "../../pipeline/store/followed";
-import { isAlive, eventually } from "./processes";
+import { isAlive, eventually, killNow } from "./processes";
 import { all, python, Rig, STAGES, tinyConfiguration, type RunFolder, type Running } from "./rig";
 
 const STEPS = 60;
@@ -38,20 +38,18 @@ describe("a training outlives whoever started it", () => {
         const client = rig.spawn("up", ["--json", ...LONG]);
         await client.until("a step", atStep(2));
         await following(client);
-        process.kill(await client.cli(), "SIGKILL");
+        rig.pause(); // or it might be over before the tests are that follow
+        killNow(await client.cli());
         const { code } = await client.ended;
         expect(code).toBe(1);
         expect(rig.locks()).toHaveLength(1);
         expect(rig.state().pending_operations?.map(({ type }) => type)).toEqual(["creating"]);
         expect(rig.stored("training")).toBeUndefined();
         expect(training()).toMatchObject({ state: "running", attempt: 1 });
-        rig.pause();
     });
 
     test("the next up says so once, removes what was left, and attaches; --detach ends by itself", async () => {
-        rig.resume();
         const { code, answer, actions, stderr } = await rig.json("up", "--detach", ...LONG);
-        rig.pause();
         const notice = "the lock of an update that was killed is removed; its run goes on and is attached to\n";
         expect(stderr.split(notice)).toHaveLength(2);
         expect(stderr).not.toContain("warning");
@@ -100,7 +98,7 @@ describe("a training outlives whoever started it", () => {
         const cli = await client.cli();
         client.child.kill("SIGKILL");
         await client.ended;
-        await eventually("the CLI ends", () => !isAlive(cli), 10);
+        await eventually("the CLI ends", () => !isAlive(cli));
         expectClean();
         const before = training()?.steps.length ?? 0;
         rig.resume();
@@ -304,7 +302,7 @@ describe("a training outlives whoever started it", () => {
             const client = rig.spawn("up", ["--stack", "other", ...long(10)]);
             const waits = () => rig.runs("Training").find(({ state }) => state === "queued");
             others = (await client.until("its run waits for the first one", waits)).key;
-            process.kill(await client.cli(), "SIGKILL");
+            killNow(await client.cli());
             await client.ended;
             const { stdout } = await rig.run("status");
             const [, training] =

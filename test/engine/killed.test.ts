@@ -1,7 +1,7 @@
 import * as fs from "node:fs";
 import * as path from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { childrenOf, commandOf, isAlive } from "./processes";
+import { childrenOf, commandOf, isAlive, killNow } from "./processes";
 import { all, eventually, Rig, type RunFolder } from "./rig";
 
 const STEPS = 40;
@@ -55,8 +55,8 @@ describe("kill -9 in the middle of a training", () => {
     test("of the provider: the update fails, the run goes on, and the next one attaches", async () => {
         const { client, run } = await follow(1);
         const cli = await client.cli();
-        const provider = childrenOf(cli).find((pid) => commandOf(pid).includes("pulumi-resource-finetune")) ?? 0;
-        process.kill(provider, "SIGKILL");
+        const provider = childrenOf(cli).find((pid) => commandOf(pid).includes("pulumi-resource-finetune"));
+        killNow(provider);
         expect((await client.ended).code).toBe(1);
         expect({ locks: rig.locks(), pending: rig.state().pending_operations ?? [] }).toEqual({
             locks: [],
@@ -73,7 +73,7 @@ describe("kill -9 in the middle of a training", () => {
     test("of its supervisor: the run is lost, its program ends too, and the next update resumes it", async () => {
         const { client, run } = await follow(2);
         const [program = 0] = rig.jobs();
-        process.kill(run.pid ?? 0, "SIGKILL");
+        killNow(run.pid);
         const { code, stdout, stderr } = await client.ended;
         expect(code).toBe(1);
         const lost = "its process is gone without a result";
@@ -85,7 +85,7 @@ describe("kill -9 in the middle of a training", () => {
 
     test("of its program: the run failed, with the signal as the reason, and the next update resumes it", async () => {
         const { client, run } = await follow(3);
-        process.kill(rig.jobs()[0] ?? 0, "SIGKILL");
+        killNow(rig.jobs()[0]);
         const { code, stdout, stderr } = await client.ended;
         expect(code).toBe(1);
         const killed = "the process was killed (signal 9); where nobody did it, the machine ran out of memory";

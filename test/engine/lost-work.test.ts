@@ -1,7 +1,7 @@
 import * as fs from "node:fs";
 import * as path from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { isAlive, eventually } from "./processes";
+import { isAlive, eventually, killNow } from "./processes";
 import { all, Rig } from "./rig";
 
 const STEPS = ["--set", "training.maxSteps=20"]; // a checkpoint every five
@@ -25,7 +25,7 @@ test("a training that is killed resumes, and says how much was lost: in its prog
     // Of several clients each sees the same log, whenever it comes.
     const early = rig.spawn("logs", [run.key.slice(0, 12)]);
     await early.until("the log", () => early.stdout.includes("***** Running training *****"));
-    process.kill(run.pid ?? 0, "SIGKILL");
+    killNow(run.pid);
     await eventually("the supervisor is gone", () => !isAlive(run.pid ?? 0));
     const failed = await up.ended;
     expect(failed.code).toBe(1);

@@ -66,6 +66,12 @@ export async function endWorkers(runtime: string): Promise<void> {
     await eventually("the workers end", () => workersIn(runtime).length === 0);
 }
 
+/** @throws an error when there is none: to the system, 0 is this test and all that it has started. */
+export function killNow(pid: number | undefined): void {
+    if (pid === undefined || pid === 0) throw new Error("there is no process to kill");
+    process.kill(pid, "SIGKILL");
+}
+
 export function isAlive(pid: number): boolean {
     const [state] = statOf(pid);
     return state !== undefined && !"ZX".includes(state);

@@ -14,7 +14,7 @@ import {
     write,
     type Description,
 } from "./description";
-import { eventually, isAlive } from "./processes";
+import { eventually, isAlive, killNow } from "./processes";
 import { all, listing, Rig, STAGES, type Answer, type StageName } from "./rig";
 
 /*
@@ -266,7 +266,7 @@ describe("random edits of a description", () => {
             fs.writeFileSync(control("hold-Training"), "");
             const client = rig.spawn("up", ["--json"]);
             await training();
-            process.kill(await client.cli(), "SIGKILL");
+            killNow(await client.cli());
             expect(await client.ended).toMatchObject({ code: 1 });
             fs.rmSync(control("hold-Training"));
             return 1;
@@ -274,7 +274,7 @@ describe("random edits of a description", () => {
         "its supervisor is killed": async () => {
             fs.writeFileSync(control("hold-Training"), "");
             const client = rig.spawn("up", ["--json"]);
-            process.kill((await training()).pid ?? 0, "SIGKILL");
+            killNow((await training()).pid);
             expect(await client.ended).toMatchObject({ code: 1 });
             fs.rmSync(control("hold-Training"));
             return 2;

@@ -141,7 +141,7 @@ describeOverSsh("faults on the way", () => {
         const cli = await client.cli();
         client.child.kill("SIGKILL");
         await client.ended;
-        await eventually("the CLI ends", () => !isAlive(cli), 20);
+        await eventually("the CLI ends", () => !isAlive(cli));
         const run = training();
         expect(run).toMatchObject({ state: "running", attempt: 1 });
 

@@ -165,7 +165,7 @@ describeOverSsh("SSH executor", () => {
             state: "failed",
             reason: "it has used up its limit of 0.5 s: raise target.limits to go on",
         });
-        const third = await follow(ssh, await submit(ssh, body, {}, 1.5));
+        const third = await follow(ssh, await submit(ssh, body, {}, 4));
         expect(third).toMatchObject({ state: "stopped", attempt: 3 });
     });
 });
