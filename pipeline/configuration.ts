@@ -117,10 +117,35 @@ function rawConfiguration(): Record<string, Json> {
         }
     }
     // Both for this run only, the stack's file stays as it is: the settings of a manifest, and single ones.
-    Object.assign(given, JSON.parse(process.env["RETUNE_FROM"] ?? "{}"));
     const set = JSON.parse(process.env["RETUNE_SET"] ?? "{}") as Record<string, Json>;
+    const manifest = settingsOfManifest();
+    const judge = judgeFor(manifest, given, set);
+    Object.assign(given, manifest);
+    if (isObject(manifest["evaluation"])) {
+        const { judge: _nameOnly, ...evaluation } = manifest["evaluation"];
+        given["evaluation"] = { ...evaluation, ...(judge === undefined ? {} : { judge }) };
+    }
     for (const [dotted, value] of Object.entries(set)) setPath(given, dotted.split("."), value);
     return given;
+}
+
+/** Of `--from`. */
+function settingsOfManifest(): Readonly<Record<string, Json>> {
+    return JSON.parse(process.env["RETUNE_FROM"] ?? "{}") as Record<string, Json>;
+}
+
+function judgeIn({ evaluation }: JsonObject): JsonObject | undefined {
+    return isObject(evaluation) && isObject(evaluation["judge"]) ? evaluation["judge"] : undefined;
+}
+
+/**
+ * The judge of a manifest, asked where this stack says and with its key. A manifest names the model only; without a place
+ * to ask it at there is no judge.
+ */
+function judgeFor(manifest: JsonObject, own: JsonObject, set: JsonObject): JsonObject | undefined {
+    const wanted = judgeIn(manifest);
+    const isAsked = judgeIn(own) !== undefined || Object.keys(set).some((path) => path.startsWith("evaluation.judge."));
+    return wanted === undefined || !isAsked ? undefined : { ...judgeIn(own), model: wanted["model"] };
 }
 
 function setPath(object: Record<string, Json>, [name = "", ...rest]: readonly string[], value: Json): void {
@@ -174,7 +199,12 @@ function gateProblems(given: JsonObject, { evaluation, dataset }: Partial<Config
         }
     }
     if (compared.includes("judge") && evaluation.judge === undefined) {
-        const message = `compares the scores of a judge, but there is no ${NAMESPACE}:evaluation.judge`;
+        const { model } = judgeIn(settingsOfManifest()) ?? {};
+        const message =
+            typeof model === "string"
+                ? `compares the scores of the judge ${model}, and a manifest does not say where to ask it: ` +
+                  `--set evaluation.judge.endpoint=https://…, or ${NAMESPACE}:evaluation.judge in the stack's file`
+                : `compares the scores of a judge, but there is no ${NAMESPACE}:evaluation.judge`;
         problems.push({ path: "evaluation.gate", message });
     }
     const scored = compared.find((metric) => metric !== "evalLoss");
@@ -236,8 +266,8 @@ function withAbsolutePaths(configuration: Configuration): Configuration {
 
 /**
  * What a manifest says of a configuration: without what is true of one machine only. Paths inside the project are relative
- * to it, of others the name stays; mirrors and what is before the @ of an address are nobody else's business. An override
- * of the gate is a matter of one model, whose manifest says it where it decided.
+ * to it, of others the name stays; mirrors, what is before the @ of an address, and where a judge is asked with what key
+ * are nobody else's business. An override of the gate is a matter of one model, whose manifest says it where it decided.
  */
 export function portable(configuration: Omit<Configuration, "target">): JsonObject {
     const { model, dataset, training, evaluation } = configuration;
@@ -253,6 +283,7 @@ export function portable(configuration: Omit<Configuration, "target">): JsonObje
                     return [name, relative.startsWith("..") ? path.basename(value) : relative];
                 }),
         );
+    const { judge, ...answering } = evaluation;
     const { override: _override, nothingHeldOut, ...gate } = evaluation.gate;
     // Nobody has asked for that one: the data set makes it again.
     const gated = nothingHeldOut ? { gate: undefined } : { gate };
@@ -260,6 +291,10 @@ export function portable(configuration: Omit<Configuration, "target">): JsonObje
         model: { ...model, source: source(model.source) },
         dataset: { ...dataset, source: source(dataset.source) },
         training,
-        evaluation: { ...evaluation, ...gated } as unknown as JsonObject,
+        evaluation: {
+            ...answering,
+            ...gated,
+            ...(judge === undefined ? {} : { judge: { model: judge.model } }),
+        } as unknown as JsonObject,
     };
 }

@@ -45,7 +45,7 @@ export const exported: Stage<Inputs> = {
     // The weights are the same wherever the data came from and they were trained, and whatever else the configuration says:
     // of several ways to them, the manifest names the one that was taken first.
     transport: ["target", "evaluation", "data", "configuration", "hardware"],
-    tools: () => ({ contract: 5, ...trainingVersions() }),
+    tools: () => ({ contract: 6, ...trainingVersions() }),
 
     work(inputs, key) {
         const { target: _target, evaluation: _evaluation, provenance: _provenance, override, ...rest } = inputs;

@@ -29,7 +29,10 @@ const manifestSchema = z.looseObject({
 
 export interface Manifest {
     readonly file: string;
-    /** The parts of the configuration, with branches replaced by the commits that they stood for. */
+    /**
+     * The parts of the configuration, with branches replaced by the commits that they stood for, and without addresses:
+     * where the user's tokens and keys go is not for the author of a manifest to say.
+     */
     readonly configuration: Readonly<Record<string, Json>>;
     readonly digests: Readonly<Record<"dataset" | "model" | "training", string>>;
 }
@@ -80,9 +83,10 @@ export async function readManifest(place: string, dataFile: string | undefined):
             ...settings,
             dataset: pinned(settings["dataset"] ?? {}, data as JsonObject),
             model: pinned(settings["model"] ?? {}, base as JsonObject),
-            ...(override === undefined
-                ? {}
-                : { evaluation: overridden(settings["evaluation"], override as JsonObject) }),
+            evaluation: overridden(
+                withoutPlaceOfJudge(settings["evaluation"] ?? {}),
+                override as JsonObject | undefined,
+            ),
         },
         digests: { dataset, model, training: trained },
     };
@@ -98,15 +102,22 @@ function parsed(text: string, file: string): JsonObject {
     throw new UserError(`--from: ${file} is not a JSON object`);
 }
 
-/** A branch may have moved on since. */
+/** Without a mirror, and with the commit: a branch may have moved on since. */
 function pinned(settings: JsonObject, { commit }: JsonObject): JsonObject {
-    const { source } = settings;
-    if (!isObject(source) || !("revision" in source) || typeof commit !== "string") return settings;
-    return { ...settings, source: { ...source, revision: commit } };
+    if (!isObject(settings["source"])) return settings;
+    const { endpoint: _endpoint, ...source } = settings["source"];
+    const isPinned = "revision" in source && typeof commit === "string";
+    return { ...settings, source: isPinned ? { ...source, revision: commit } : source };
+}
+
+/** Which judge scored, and neither where it was asked nor with what key. */
+function withoutPlaceOfJudge({ judge, ...settings }: JsonObject): JsonObject {
+    return isObject(judge) ? { ...settings, judge: { model: judge["model"] } } : settings;
 }
 
 /** The model that comes out again is accepted again. */
-function overridden(settings: JsonObject = {}, override: JsonObject): JsonObject {
+function overridden(settings: JsonObject, override: JsonObject | undefined): JsonObject {
+    if (override === undefined) return settings;
     const { gate } = settings;
     return { ...settings, gate: { ...(isObject(gate) ? gate : {}), override } };
 }

@@ -149,6 +149,38 @@ describe("--set", () => {
     });
 });
 
+describe("the judge of a manifest", () => {
+    const endpoint = "https://judge.example/v1";
+    const own = { judge: { endpoint, model: "other", keyVariable: "JUDGE_KEY", timeoutSeconds: 5 } };
+    const judgeFrom = (manifest: object, evaluation?: object, set?: Readonly<Record<string, unknown>>) => {
+        vi.stubEnv("RETUNE_FROM", JSON.stringify({ ...parts, target: undefined, training: {}, evaluation: manifest }));
+        return read(evaluation === undefined ? {} : { evaluation }, set).evaluation.judge;
+    };
+    const scored = { gate: { metric: "judge", against: 60 }, judge: { model: "grader" } };
+
+    test("is asked where the stack says, with its key", () => {
+        expect(judgeFrom({ judge: { model: "grader" } }, own)).toEqual({ ...own.judge, model: "grader" });
+        expect(judgeFrom(scored, own)).toEqual({ ...own.judge, model: "grader" });
+        // Also what was not read by `readManifest` names no place.
+        const thief = { endpoint: "https://thief.example", keyVariable: "HF_TOKEN" };
+        expect(judgeFrom({ judge: { ...thief, model: "grader" } }, own)).toEqual({ ...own.judge, model: "grader" });
+        expect(judgeFrom({ judge: { ...thief, model: "grader" } })).toBeUndefined();
+        expect(judgeFrom({}, own)).toBeUndefined();
+    });
+
+    test("is left out where the stack has none and no condition needs it; else it is said what to set", () => {
+        expect(judgeFrom({ judge: { model: "grader" } })).toBeUndefined();
+        expect(() => judgeFrom(scored)).toThrow(
+            new UserError(
+                "the configuration has a problem:\n  retune:evaluation.gate: compares the scores of the judge grader, and a manifest does " +
+                    "not say where to ask it: --set evaluation.judge.endpoint=https://…, or retune:evaluation.judge in the stack's file",
+            ),
+        );
+        const set = { "evaluation.judge.endpoint": endpoint };
+        expect(judgeFrom(scored, undefined, set)).toEqual({ endpoint, model: "grader", timeoutSeconds: 60 });
+    });
+});
+
 test("all problems are reported at once, each with its path", () => {
     const wrong = {
         training: { learningRate: "fast", epochs: 0, loraRnk: 4, llamafactory: { lora_dropot: 0.1 } },

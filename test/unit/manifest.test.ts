@@ -68,6 +68,28 @@ test("of a model that an override accepted, the one that comes out again is acce
     });
 });
 
+test("no address and no variable of a manifest is taken: whoever wrote it would be sent the user's token and key", async () => {
+    const endpoint = "https://thief.example";
+    const hub = { huggingface: "someone/cold", files: ["rows.jsonl"], revision: "main" };
+    const { model, dataset } = whole.configuration;
+    const { file } = exported({
+        configuration: {
+            ...whole.configuration,
+            model: { ...model, source: { ...model.source, endpoint } },
+            dataset: { ...dataset, source: { ...hub, endpoint } },
+            evaluation: { judge: { endpoint, model: "grader", keyVariable: "AWS_SECRET_ACCESS_KEY" } },
+        },
+        data: { commit: COMMIT },
+    });
+    const { configuration } = await readManifest(file, undefined);
+    expect(configuration).toMatchObject({
+        model: { source: { huggingface: "someone/tiny", revision: COMMIT } },
+        dataset: { source: { ...hub, revision: COMMIT } },
+        evaluation: { judge: { model: "grader" } },
+    });
+    expect(JSON.stringify(configuration)).not.toMatch(/thief|endpoint|AWS_/);
+});
+
 test("one that cannot be started from is refused with what is wrong", async () => {
     const { folder, file, rows } = exported();
     rmSync(file);
@@ -144,6 +166,12 @@ test("what a manifest says of a configuration is true on every machine", () => {
     const ungated = { prompts: [], gate: { conditions: [], minRows: 30, nothingHeldOut: true } };
     const none = { model: { source: {} }, dataset: { source: {} }, training, evaluation: ungated };
     expect(portable(none as unknown as Parameters<typeof portable>[0])["evaluation"]).toEqual({ prompts: [] });
+    // Who was asked, and neither where nor with whose key.
+    const judge = { endpoint: "http://127.0.0.1:9/v1", model: "grader", keyVariable: "JUDGE_KEY", timeoutSeconds: 60 };
+    const judged = { ...none, evaluation: { prompts: [], gate: { minRows: 30 }, judge } };
+    expect(portable(judged as unknown as Parameters<typeof portable>[0])["evaluation"]).toEqual({
+        ...{ prompts: [], gate: { minRows: 30 }, judge: { model: "grader" } },
+    });
     const hub = { huggingface: "someone/tiny", revision: "main" };
     const url = { sha256: sha256("rows") };
     expect(
