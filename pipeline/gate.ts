@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { expecting, group, integer, list, notOneOf, number, problemsOf, text } from "./fields";
+import { expecting, group, integer, notOneOf, number, problemsOf, text } from "./fields";
 import { isObject } from "./identity";
 import type { ModelEvaluation } from "./report/data";
 
@@ -469,7 +469,8 @@ const againstField = z.union([z.enum(OPPONENTS), number("a number", {})], {
     error: ({ input }) => notOneOf(input, [...OPPONENTS, "a number"]),
 });
 const regressionField = number("a number from 0", { from: 0 });
-const phrasesField = list(text("a phrase"), "a list of one or more phrases");
+/** Empty in a gate that was read once: the stage reads it again. */
+const phrasesField = z.array(text("a phrase"), expecting("a list of phrases"));
 
 /** Digits of a digest that name a model. */
 const SHORTEST = 12;

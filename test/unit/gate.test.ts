@@ -423,7 +423,19 @@ describe("its settings", () => {
             { metric: "evalLoss", against: "base", maxRegression: 0.5 },
             ...against(2.5),
         ]);
-        expect(gate(fixed)).toEqual(fixed); // the stage reads again what the configuration has read
+    });
+
+    test("that the configuration has read are read again by the stage", () => {
+        const phrases = {
+            conditions: [
+                { prompt: "A cold?", required: ["doctor"] },
+                { prompt: "A cough?", forbidden: ["pills"] },
+            ],
+        };
+        for (const settings of [{}, { against: ["base", 2.5] }, phrases]) {
+            const read = gate(settings);
+            expect(settledGateField.parse(read)).toEqual(read);
+        }
     });
 
     test.each([
@@ -485,7 +497,10 @@ describe("its settings", () => {
             { conditions: [{ prompt: "A cold?", required: ["see a doctor"], forbidden: ["Doctor"] }] },
             'gate.conditions[0]: requires "see a doctor" and forbids "Doctor": no answer can do both',
         ],
-        [{ conditions: [{ prompt: "A cold?" }] }, "gate.conditions[0]: names no phrase: give required or forbidden"],
+        ...[{}, { required: [] }].map((none): [object, string] => [
+            { conditions: [{ prompt: "A cold?", ...none }] },
+            "gate.conditions[0]: names no phrase: give required or forbidden",
+        ]),
         [{ conditions: [{ required: ["x"] }] }, "gate.conditions[0]: names phrases but no prompt"],
         // It is said where the data set has no test rows, and by nobody else.
         ...[{ conditions: [] }, {}].map((rest): [object, string] => [
