@@ -4,7 +4,8 @@ import type { Attended } from "../pipeline/executor/attended";
 import type { JsonObject } from "../pipeline/identity";
 import { parseOrExplain, UsageError } from "./arguments";
 import { SideBySide, visible } from "./side-by-side";
-import { attend, MODELS, tunedStack, type ModelName } from "./tuned-stack";
+import { findStack } from "./stacks";
+import { attend, MODELS, tunedStack, type AskedModel, type ModelName } from "./tuned-stack";
 import { TypedLines } from "./typed-lines";
 
 /** Columns from which two answers stand side by side. */
@@ -49,17 +50,17 @@ export async function chat(args: readonly string[]): Promise<number> {
         throw new UsageError(`--max-tokens wants a whole number from 1, got ${options.maxTokens}`);
     const temperature = Number(options.temperature);
     if (!(temperature >= 0)) throw new UsageError(`--temperature wants a number from 0, got ${options.temperature}`);
-    const models = [...new Set([options.compare, options.model].filter((one) => one !== undefined))];
+    const names = [...new Set([options.compare, options.model].filter((one) => one !== undefined))];
 
-    const stack = tunedStack(options.stack, models);
-    const instruction = options.plain ? "" : stack.instruction;
+    const stack = tunedStack(findStack(options.stack), names);
+    const models = stack.models.map((one) => (options.plain ? { ...one, instruction: "" } : one));
     const note = (text: string): void => {
         process.stderr.write(`${text}\n`);
     };
     const program = await attend(stack, "chat.py", { models }, note);
     await ready(program, note);
-    note(`${models.join(" beside ")} of stack ${stack.name}, on ${stack.place}.`);
-    if (instruction !== "") note(`Each question is put as the rows of the data set are: ${instruction}`);
+    note(`${names.join(" beside ")} of stack ${stack.name}, on ${stack.place}.`);
+    for (const line of howPut(models)) note(line);
     note("/clear begins anew, /exit or Ctrl-D ends, Ctrl-C ends an answer.");
     const conversation = new Conversation(program, models, { maxTokens, temperature });
     const typed = process.stdin.isTTY && process.stdout.isTTY ? new TypedLines() : undefined;
@@ -71,7 +72,7 @@ export async function chat(args: readonly string[]): Promise<number> {
             conversation.clear();
             continue;
         }
-        const { stopped } = await conversation.ask(instruction === "" ? question : `${instruction}\n${question}`);
+        const { stopped } = await conversation.ask(question);
         const unasked = stopped ? (typed?.forget() ?? 0) : 0;
         if (unasked > 0) note(`(typed meanwhile and not asked: ${unasked}, at the up key)`);
     }
@@ -88,12 +89,24 @@ async function ready(program: Attended, note: (text: string) => void): Promise<v
     }
 }
 
+/** What is put before a question, where anything is. */
+function howPut(models: readonly AskedModel[]): string[] {
+    const instructions = new Set(models.map(({ instruction }) => instruction));
+    const [same] = instructions;
+    if (instructions.size === 1) return same ? [`Each question is put as the rows of the data set are: ${same}`] : [];
+    return models.map(({ name, instruction }) =>
+        instruction === ""
+            ? `Each question is put to the ${name} model as it is.`
+            : `Each question is put to the ${name} model as the rows of its data set are: ${instruction}`,
+    );
+}
+
 class Conversation {
     private readonly messages = new Map<ModelName, Message[]>();
 
     constructor(
         private readonly program: Attended,
-        private readonly models: readonly ModelName[],
+        private readonly models: readonly AskedModel[],
         private readonly options: { readonly maxTokens: number; readonly temperature: number },
     ) {}
 
@@ -114,7 +127,13 @@ class Conversation {
         };
         process.on("SIGINT", interrupt);
         const columns = process.stdout.isTTY && this.models.length === 2 ? process.stdout.columns || 80 : 0;
-        const page = columns >= WIDE ? new SideBySide(this.models, columns) : undefined;
+        const page =
+            columns >= WIDE
+                ? new SideBySide(
+                      this.models.map(({ name }) => name),
+                      columns,
+                  )
+                : undefined;
         try {
             if (page !== undefined) process.stdout.write(page.head());
             for (const [index, model] of this.models.entries()) {
@@ -122,7 +141,7 @@ class Conversation {
                     process.stdout.write(page?.end(index, "") ?? "");
                     continue;
                 }
-                if (page === undefined && this.models.length > 1) process.stdout.write(`[${model}] `);
+                if (page === undefined && this.models.length > 1) process.stdout.write(`[${model.name}] `);
                 const show = (text: string): void => {
                     process.stdout.write(page === undefined ? visible(text) : page.add(index, visible(text)));
                 };
@@ -136,10 +155,15 @@ class Conversation {
     }
 
     /** Answers how it ended, where there is something to say about that. */
-    private async answer(model: ModelName, question: string, show: (text: string) => void): Promise<string> {
-        const before = this.messages.get(model) ?? [];
-        const messages: Message[] = [...before, { role: "user", content: question }];
-        this.program.say({ ask: model, messages: messages as unknown as JsonObject[], ...this.options });
+    private async answer(
+        { name, instruction }: AskedModel,
+        question: string,
+        show: (text: string) => void,
+    ): Promise<string> {
+        const before = this.messages.get(name) ?? [];
+        const put = instruction === "" ? question : `${instruction}\n${question}`;
+        const messages: Message[] = [...before, { role: "user", content: put }];
+        this.program.say({ ask: name, messages: messages as unknown as JsonObject[], ...this.options });
         let content = "";
         for (;;) {
             const said = await this.program.hear();
@@ -151,7 +175,7 @@ class Conversation {
             } else if (typeof said["error"] === "string") {
                 return `(${said["error"]}; /clear begins anew)`;
             } else if (typeof said["end"] === "string") {
-                this.messages.set(model, [...messages, { role: "assistant", content }]);
+                this.messages.set(name, [...messages, { role: "assistant", content }]);
                 return { stop: "", length: " … (--max-tokens)", stopped: " … (stopped)" }[said["end"]] ?? "";
             }
         }

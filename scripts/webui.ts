@@ -5,6 +5,7 @@ import { languageOfLocale } from "../pipeline/report";
 import { Store } from "../pipeline/store/store";
 import { parseOrExplain } from "./arguments";
 import { home } from "./locations.cjs";
+import { findStack } from "./stacks";
 import { attend, tunedStack } from "./tuned-stack";
 
 /** `npm run webui`: LLaMA-Factory's own web UI on a stack's target, with its model and adapter chosen. */
@@ -14,11 +15,11 @@ export async function webui(args: readonly string[]): Promise<number> {
         .option("--stack <name>", "the stack", "dev");
     const options = parseOrExplain(command, args) as { stack: string } | undefined;
     if (options === undefined) return 0;
-    const stack = tunedStack(options.stack, ["base", "tuned"]);
+    const stack = tunedStack(findStack(options.stack), ["tuned"]);
     const note = (text: string): void => {
         process.stderr.write(`${text}\n`);
     };
-    const parameters = { name: `retune-${stack.name}`, language: languageOfLocale() };
+    const parameters = { ...stack.models[0], name: `retune-${stack.name}`, language: languageOfLocale() };
     const program = await attend(stack, "webui.py", parameters, note);
     // Whoever opens the page can have the target run anything.
     const user = "retune";

@@ -11,12 +11,21 @@ const QUESTION = "感冒了应该怎么办？";
 describe("talking to a stack's models", () => {
     let rig: Rig;
     let answer: Answer;
+    // Of an accepted model, and of one that was refused: it was trained to another instruction, and it thinks.
     beforeAll(async () => {
         rig = new Rig();
         rig.configure();
-        const { answer: made, code, stderr } = await rig.json("up");
-        expect(code, stderr).toBe(0);
-        answer = made;
+        const accepted = await rig.json("up");
+        expect(accepted.code, accepted.stderr).toBe(0);
+        const columns = { input: "question", output: "answer" };
+        rig.configure({
+            model: { enableThinking: true },
+            dataset: { recipe: { instruction: { constant: "Answer in one sentence." }, columns } },
+            evaluation: { gate: { conditions: [{ prompt: QUESTION, required: ["see a doctor"] }] } },
+        });
+        const refused = await rig.json("up");
+        expect(refused.code, refused.stderr).toBe(3);
+        answer = refused.answer;
     });
     afterAll(() => rig.dispose());
 
@@ -40,26 +49,29 @@ describe("talking to a stack's models", () => {
     });
     const NOTHING = { files: [], programs: [] };
 
-    test("two of them answer as they do in the evaluation", async () => {
+    test("two of them answer as they do in the evaluation, each asked as it was trained", async () => {
         const chat = start(process.execPath, "chat.cjs", "--compare", "incumbent", "--max-tokens", "8");
         chat.child.stdin?.end(`${QUESTION}\n\n/exit\nnever asked\n`);
         const { code, stdout, stderr }: Ended = await chat.ended;
         expect(code, stderr).toBe(0);
         const file = path.join(fileURLToPath(stageOf(answer, "evaluation").uri ?? ""), "evaluation.json");
-        const { tuned } = JSON.parse(fs.readFileSync(file, "utf8")) as {
-            tuned: { prompts: { prompt: string; answer: string }[] };
-        };
-        const said = tuned.prompts.find(({ prompt }) => prompt === QUESTION)?.answer ?? "?";
-        const [incumbent = "", newest = "", ...rest] = stdout.trimEnd().split("\n");
-        expect(rest).toEqual([]);
-        expect(incumbent.replace("[incumbent] ", "").replace(" … (--max-tokens)", "").trim()).toBe(said);
-        expect(newest.replace("[tuned] ", "")).toBe(incumbent.replace("[incumbent] ", ""));
+        const { tuned, incumbent } = JSON.parse(fs.readFileSync(file, "utf8")) as Record<
+            "tuned" | "incumbent",
+            { prompts: { prompt: string; answer: string }[] }
+        >;
+        const answerOf = ({ prompts }: typeof tuned) => prompts.find(({ prompt }) => prompt === QUESTION)?.answer;
+        const said = stdout.trimEnd().split("\n");
+        expect(said.map((line) => line.replace(" … (--max-tokens)", "").trim())).toEqual([
+            `[incumbent] ${answerOf(incumbent) ?? "?"}`,
+            `[tuned] ${answerOf(tuned) ?? "?"}`,
+        ]);
         expect(stderr.split("\n").slice(0, -1)).toEqual([
             "starting LLaMA-Factory …",
             "loading the incumbent model …",
             "loading the tuned model …",
             "incumbent beside tuned of stack test, on this machine.",
-            "Each question is put as the rows of the data set are: 请根据患者的问题给出建议",
+            "Each question is put to the incumbent model as the rows of its data set are: 请根据患者的问题给出建议",
+            "Each question is put to the tuned model as the rows of its data set are: Answer in one sentence.",
             "/clear begins anew, /exit or Ctrl-D ends, Ctrl-C ends an answer.",
         ]);
         expect(left()).toEqual(NOTHING);

@@ -5,6 +5,7 @@ are {"note": text}, {"ready": true}, and of an answer {"text": piece} …, then 
 {"error": text}.
 """
 
+import copy
 import json
 import os
 import queue
@@ -79,9 +80,13 @@ def answer(model, given: dict) -> None:
 
 
 models = {}
-for name in parameters["models"]:
+for asked in parameters["models"]:
+    name = asked["name"]
     say(note=f"loading the {name} model")
+    parameters.update(asked)  # template and precision of this one: what loads it takes them from there
     models[name] = load(options_of(name))
+    # LLaMA-Factory has one object for all models with a template, in which the last one says whether they think.
+    models[name].engine.template = copy.copy(models[name].engine.template)
     end_streams_of_failures(models[name].engine.model)
     stoppable(models[name].engine.model)
 Path("outcome.json").unlink(missing_ok=True)

@@ -77,6 +77,9 @@ def base_model(source: str, precision: str) -> str:
     """
     view = Path("base")
     view.mkdir(exist_ok=True)
+    for link in view.iterdir():
+        if not Path(source, link.name).exists():
+            link.unlink()  # of another model, whose weights would be loaded in place of these
     for file in Path(source).iterdir():
         link = view / file.name
         link.unlink(missing_ok=True)
