@@ -10,12 +10,13 @@ import type { StageOutcome } from "./outcome";
 /**
  * Keeps the report of an update that changed something in the stack's history. One whose model was refused has none from
  * the stages, which ended before it; and that of one that went back to an earlier model tells of the earlier update: both
- * are made here. Answers the path of the page; undefined where nothing has changed. Throws UserError as `gather` does.
+ * are made here. `hasModel`: the stack has one that was accepted, be it an earlier one. Answers the path of the page;
+ * undefined where nothing has changed. Throws UserError as `gather` does.
  */
 export async function keepReport(
     home: string,
     stages: readonly StageOutcome[],
-    report: Pick<ReportArgs, "stack" | "notice" | "language">,
+    { hasModel, ...report }: Pick<ReportArgs, "stack" | "notice" | "language"> & { readonly hasModel: boolean },
 ): Promise<string | undefined> {
     const of = (name: string): StageOutcome | undefined => stages.find((one) => one.name === name);
     const page = stages.find(({ type }) => type === "finetune:pipeline:Report");
@@ -47,10 +48,12 @@ export async function keepReport(
     const session = new Map(stages.flatMap((one) => sessionOf(one)));
     const { gather } = await import("../pipeline/report/gather");
     const { renderReport } = await import("../pipeline/report/render");
-    const address = service !== undefined && service.action !== "skipped" ? service.uri : undefined;
+    // One that was switched off keeps its address in the events; one that failed has it where the model before serves on.
+    const serves = service !== undefined && service.action !== "skipped" && service.action !== "deleted";
+    const address = serves ? service.uri : undefined;
     const { languageOfLocale } = await import("../pipeline/report");
     const language = report.language ?? languageOfHistory(home, report.stack) ?? languageOfLocale();
-    const data = await gather(store, { ...report, language, keys, session, service: address });
+    const data = await gather(store, { ...report, language, keys, session, service: address, hasModel });
     return keepGeneration(home, data, await renderReport(data));
 }
 

@@ -20,7 +20,7 @@ import { fromUser, home, project } from "./locations.cjs";
 import { resultsForNewMirror } from "./new-mirror";
 import { brokenRule, Outcomes, type StageOutcome } from "./outcome";
 import { passphraseWarning } from "./passphrase";
-import { writeRoots } from "./stacks";
+import { readStacks, writeRoots } from "./stacks";
 
 /** Exit codes that scripts rely on. */
 export const EXIT = { succeeded: 0, failed: 1, usage: 2, refused: 3, detached: 4 } as const;
@@ -101,9 +101,10 @@ export async function operate(operation: Operation, args: readonly string[], pul
     if (manifest !== undefined && result === "succeeded") {
         display.line((await import("../pipeline/manifest")).comparedWith(manifest, digests));
     }
-    const page = operation === "up" ? await keep(stages, reported[0], display) : undefined;
+    const hasModel = result !== "refused" || isExported(options.stack);
+    const page = operation === "up" ? await keep(stages, hasModel, reported[0], display) : undefined;
     const report = page ?? outcomes.outputs["report"];
-    display.line(closing(operation, result, stages, (Date.now() - begin) / 1000, report));
+    display.line(closing(operation, result, hasModel, stages, (Date.now() - begin) / 1000, report));
     if (options.json) {
         const error = problem === undefined ? {} : { error: problem };
         // An update that was refused has no outputs, but a page.
@@ -149,15 +150,23 @@ async function sendAgain(unsent: readonly Upload[], display: Display): Promise<v
     });
 }
 
+/** Whether a stack has a model that was accepted. Where its state is kept elsewhere, that is taken for granted. */
+function isExported(stack: string): boolean {
+    const state = readStacks().find((one) => one.stack === stack);
+    if (state === undefined) return true;
+    return state.stages.some(({ type, outputs }) => type === "finetune:pipeline:Export" && "digest" in outputs);
+}
+
 /** The page of this update in the stack's history. What was done counts, with a page or without. */
 async function keep(
     stages: readonly StageOutcome[],
-    report: Parameters<typeof keepReport>[2] | undefined,
+    hasModel: boolean,
+    report: Omit<Parameters<typeof keepReport>[2], "hasModel"> | undefined,
     display: Display,
 ): Promise<string | undefined> {
     if (report === undefined) return undefined;
     try {
-        const page = await keepReport(home(), stages, report);
+        const page = await keepReport(home(), stages, { ...report, hasModel });
         return page === undefined ? undefined : pathToFileURL(page).href;
     } catch (error) {
         display.line(`warning: this update has no page in the history: ${(error as Error).message}`);
@@ -319,6 +328,7 @@ function expected(stages: readonly StageOutcome[]): string {
 function closing(
     operation: Operation,
     result: Result,
+    hasModel: boolean,
     stages: readonly StageOutcome[],
     seconds: number,
     report: unknown,
@@ -326,7 +336,10 @@ function closing(
     const page = typeof report === "string" ? ` Report: ${report}` : "";
     const took = seconds < 90 ? `${seconds.toFixed(1)} s` : duration(seconds);
     if (result === "detached") return `Detached after ${took}: what runs goes on; \`npm run up\` attaches to it.`;
-    if (result === "refused") return `Refused by the gate after ${took}; the old model stays.${page}`;
+    if (result === "refused") {
+        const now = hasModel ? "the old model stays" : "the stack has no model yet";
+        return `Refused by the gate after ${took}; ${now}.${page}`;
+    }
     if (result === "failed") return `Failed after ${took}.`;
     const count = (action: StageOutcome["action"]) => stages.filter((stage) => stage.action === action).length;
     if (operation === "destroy") return `Destroyed (${took}); runs and artifacts are still in the store.`;

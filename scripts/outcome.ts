@@ -60,6 +60,8 @@ export interface StageOutcome {
 const DETACHED = "detached:";
 const PROBLEM = "has a problem: ";
 const REFUSED = "refused by the gate: ";
+/** Of a service whose new model has not come up. */
+const SERVES_ON = "; the one before goes on serving";
 /** The last line of a refusal: the verdict's own run, as the URI of its result. */
 const JUDGEMENT = /^ {2}all there is to say: (file:\S+\/([0-9a-f]{64})\/out)$/m;
 
@@ -148,6 +150,7 @@ export class Outcomes {
             reasons: step.op === "update" ? reasonsOf(step) : [],
             ...(detached ? {} : { error }),
             ...(uri === undefined || key === undefined ? {} : { key, uri }),
+            ...(error.includes(SERVES_ON) ? pick(step.old?.outputs ?? {}, ["uri"]) : {}),
         });
     }
 
@@ -196,25 +199,25 @@ function tidy(text: string): string {
     return text.replace(/^1 error occurred:\s*\* /, "").replace(/^(creating|updating|Preview) failed: /, "");
 }
 
-function pick(outputs: JsonObject): Partial<StageOutcome> {
-    const known = Object.entries(outputs).filter(([, value]) => !hasUnknown(value));
-    const wanted = [
-        "key",
-        "digest",
-        "run",
-        "host",
-        "seconds",
-        "cost",
-        "expectedSeconds",
-        "expectedCost",
-        "lastSeconds",
-        "keeps",
-        "uri",
-        "facts",
-    ];
-    const picked = known.filter(([name]) => wanted.includes(name));
-    const madeAt = known.flatMap(([name, value]) => (name === "finishedAt" ? [["madeAt", value] as const] : []));
-    return Object.fromEntries([...picked, ...madeAt]);
+const SHOWN = [
+    "key",
+    "digest",
+    "run",
+    "host",
+    "seconds",
+    "cost",
+    "expectedSeconds",
+    "expectedCost",
+    "lastSeconds",
+    "keeps",
+    "uri",
+    "facts",
+    "finishedAt",
+];
+
+function pick(outputs: JsonObject, wanted: readonly string[] = SHOWN): Partial<StageOutcome> {
+    const known = Object.entries(outputs).filter(([name, value]) => wanted.includes(name) && !hasUnknown(value));
+    return Object.fromEntries(known.map(([name, value]) => [name === "finishedAt" ? "madeAt" : name, value]));
 }
 
 function reasonsOf(step: StepMetadata): Reason[] {

@@ -222,6 +222,7 @@ export const reportSchema = z.object({
     tuned: modelEvaluation,
     /** The last accepted model before this one; its curves, where its run is still there. */
     incumbent: z.object({ trained: z.string(), evaluation: modelEvaluation, training: curves.optional() }).optional(),
+    hasModel: z.literal(false).optional().describe("the model was refused, and the stack has none of before"),
     trained: z.string().describe("the folder of what the training made, on the machine that made the page"),
     /** None of a model that was refused. */
     exported: z

@@ -141,10 +141,11 @@ export function usage(data: ReportData): Html {
     const { exported } = data;
     const stack = `--stack ${named(data.stack)}`;
     if (exported === undefined) {
-        return html`<p>${words.refusedModel}</p>
+        const other = data.hasModel === false ? "base" : "incumbent";
+        return html`<p>${words.refusedModel[other]}</p>
             <p><code class="path">${data.trained}</code></p>
-            <h3>${words.talkToBoth}</h3>
-            <pre><code>npm run chat -- ${stack} --compare incumbent</code></pre>`;
+            <h3>${words.talkToBoth[other]}</h3>
+            <pre><code>npm run chat -- ${stack} --compare ${other}</code></pre>`;
     }
     const { folder, files, bytes: size, parity } = exported;
     return html`<p><code class="path">${folder}</code></p>
@@ -164,22 +165,27 @@ export function usage(data: ReportData): Html {
         <pre><code>cd ${quote(folder)} && sha256sum -c SHA256SUMS</code></pre>`;
 }
 
-function api({ stack, service, tuned, exported, language }: ReportData): Html {
+function api({ stack, stages, service, tuned, exported, language }: ReportData): Html {
     const words = wordsOf(language);
+    const hasFailed = stages.some(({ kind, action }) => kind === "Service" && action === "failed");
     if (service === undefined) {
-        return html`<h3>${words.notServed(stack)}</h3>
+        return html`<h3>${hasFailed ? words.asApi : words.notServed(stack)}</h3>
+            ${hasFailed ? html`<p>${words.tryAgain}</p>` : undefined}
             <pre><code>npm run up -- --stack ${named(stack)}</code></pre>`;
     }
+    const which = hasFailed ? html`<p>${words.servesOn}</p>` : undefined;
     const content = questionOf(tuned, exported?.instruction ?? "");
     const request = JSON.stringify({ model: "retune", messages: [{ role: "user", content }] });
     const ask = (address: string, keyFile: string): Html =>
         html`<pre><code>curl ${address}/chat/completions -H "Authorization: Bearer $(cat ${keyFile})" -H 'Content-Type: application/json' -d ${quote(request)}</code></pre>`;
     if (service.keyFile !== undefined) {
         return html`<h3>${words.asApi}</h3>
+            ${which}
             <p>${words.servedHere(service.address)}</p>
             ${ask(service.address, quote(service.keyFile))}`;
     }
     return html`<h3>${words.asApi}</h3>
+        ${which}
         <p>${words.servedAs(service.address)}</p>
         <pre><code>npm run api -- --stack ${named(stack)}</code></pre>
         <p>${words.thenAsk}</p>

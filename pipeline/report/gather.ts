@@ -36,7 +36,9 @@ export interface Subject {
     readonly language: Language;
     /** Where the store has the results; there is no export of a model that was refused. */
     readonly keys: Readonly<Record<Exclude<Reported, "export">, string>> & { readonly export?: string };
-    /** The address of the stack's service, where it has one. */
+    /** Whether the stack has an accepted model, be it an earlier one. */
+    readonly hasModel?: boolean;
+    /** The address of the stack's service, where it has one that serves. */
     readonly service?: string | undefined;
     /** What the stages did in the update that the report is of, by name. */
     readonly session: ReadonlyMap<string, SessionEntry>;
@@ -44,7 +46,7 @@ export interface Subject {
 
 /** Takes from the store what there is to say about a model. Throws UserError where a run or an artifact is gone or altered. */
 export async function gather(store: Store, subject: Subject): Promise<ReportData> {
-    const { stack, notice, language, keys, service, session } = subject;
+    const { stack, notice, language, keys, hasModel = true, service, session } = subject;
     const resultOf = async (name: Reported, key: string): Promise<Result> => {
         const result = await store.result(key);
         if (result !== undefined) return result;
@@ -94,6 +96,7 @@ export async function gather(store: Store, subject: Subject): Promise<ReportData
         base: judged.base,
         tuned: judged.tuned,
         ...(judged.incumbent === undefined ? {} : { incumbent: await incumbentOf(store, judged.incumbent, asked) }),
+        ...(hasModel ? {} : { hasModel }),
         trained: store.artifactFolder(training.digest),
         ...(exported === undefined ? {} : { exported: exportedAs(exported, store, asked) }),
         ...(service === undefined

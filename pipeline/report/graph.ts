@@ -5,7 +5,7 @@ import { inline } from "./text";
 import { wordsOf, type Words } from "./words";
 
 /** The stages as a picture, and one by one in words: what each did, why, for how long, where, and what came of it. */
-export function stageGraph({ stages, language }: ReportData): Html {
+export function stageGraph({ stages, language, hasModel }: ReportData): Html {
     const words = wordsOf(language);
     if (stages.length === 0) return html`<p>${words.noStages}</p>`;
     return html`<div class="picture" role="img" aria-label="${words.graph}">
@@ -13,7 +13,7 @@ export function stageGraph({ stages, language }: ReportData): Html {
             <div class="narrow">${picture(stages, words, "down")}</div>
         </div>
         <ol class="stages">
-            ${stages.map((stage) => described(stage, words))}
+            ${stages.map((stage) => described(stage, words, hasModel !== false))}
         </ol>`;
 }
 
@@ -99,7 +99,7 @@ function node(stage: ReportStage, { x, y }: Place, words: Words): Html {
     </g>`;
 }
 
-function described(stage: ReportStage, words: Words): Html {
+function described(stage: ReportStage, words: Words, hasModel: boolean): Html {
     const { name, kind, action, seconds, cost, made } = stage;
     const what = words.kind(kind);
     const same = name.toLowerCase() === what.toLowerCase();
@@ -110,7 +110,7 @@ function described(stage: ReportStage, words: Words): Html {
             >
         </p>
         <p>
-            ${deed(kind, action, words)(words.duration(seconds))}${expectation(stage, words)}${
+            ${deed(kind, action, words, hasModel)(words.duration(seconds))}${expectation(stage, words)}${
                 cost === undefined ? undefined : words.costs(money(cost))
             }${words.stop}
         </p>
@@ -127,9 +127,12 @@ function described(stage: ReportStage, words: Words): Html {
     </li>`;
 }
 
-/** What a stage did, where it is told how long that took. A service is never taken from the store, nor refused. */
-function deed(kind: string, action: ReportStage["action"], words: Words): (time: string) => string {
-    const isService = kind === "Service" && action !== "cached" && action !== "refused";
+/**
+ * What a stage did, where it is told how long that took. A service is never taken from the store, nor refused; without a
+ * model there is none yet.
+ */
+function deed(kind: string, action: ReportStage["action"], words: Words, hasModel: boolean): (time: string) => string {
+    const isService = kind === "Service" && hasModel && action !== "cached" && action !== "refused";
     return isService ? words.served[action] : words.took[action];
 }
 

@@ -39,7 +39,7 @@ export function renderMarkdown(data: ReportData): string {
     const reason = override && `${words.reason}: ${escaped(override.reason)} (${escaped(override.model.slice(0, 12))})`;
     return [
         [`## ${mark} ${escaped(data.stack)}: ${words.decision[verdict.decision]}`],
-        [words.decided[verdict.decision]],
+        [data.hasModel === false ? words.decidedFirst : words.decided[verdict.decision]],
         reason === undefined ? [] : [reason],
         conditions,
         verdict.warnings.map((one) => `> ${escaped(words.warning(one, verdict.conditions))}`),

@@ -64,7 +64,7 @@ export function verdict(data: ReportData): Html {
     );
     return html`<div class="decision ${decision}">
             <p class="word">${words.decision[decision]}</p>
-            <p>${words.decided[decision]}</p>
+            <p>${data.hasModel === false ? words.decidedFirst : words.decided[decision]}</p>
             ${reason}
             ${
                 listed.length === 0

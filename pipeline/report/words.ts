@@ -104,6 +104,9 @@ const english = {
         overridden: "A condition of the gate does not hold; a person has accepted the model all the same.",
         ungated: "Nothing was asked of this model, so it is the model of the stack now.",
     } satisfies Record<Decision, string>,
+    /** Of a model that was refused, where the stack has none of before. */
+    decidedFirst:
+        "A condition of the gate does not hold, and the stack has no model yet. The refused one is in the store.",
     reason: "Reason given",
     conditions: "Conditions of the gate",
     holds: "holds",
@@ -177,7 +180,7 @@ const english = {
         ran: (time: string): string => `Serves the model, after ${time}`,
         attached: (_time: string): string => "Serves the model, which was coming up already",
         unchanged: (_time: string): string => "Serves on; nothing that it depends on has changed",
-        failed: (_time: string): string => "The model did not come up; one that served before goes on serving",
+        failed: (_time: string): string => "The model did not come up",
         skipped: (_time: string): string => "Left as it is, because the model was refused",
     } satisfies Record<Exclude<Action, "cached" | "refused">, (time: string) => string>,
     servedAt: (command: string): string => `The API's address and key: ${command}`,
@@ -279,8 +282,12 @@ const english = {
     answer: "Answer",
 
     noSettings: "No settings were given.",
-    refusedModel:
-        "Nothing was exported, because the model was refused. The stack's model is the one before; the adapter that was refused is here:",
+    /** By what the chat compares it with. */
+    refusedModel: {
+        incumbent:
+            "Nothing was exported, because the model was refused. The stack's model is the one before; the adapter that was refused is here:",
+        base: "Nothing was exported, because the model was refused, and the stack has no model yet. The adapter that was refused is here:",
+    },
     parityNone: "There was no adapter to merge, so its answers were not compared.",
     parity: (equal: number, checked: number): string => {
         const prompts = plural(checked, "prompt");
@@ -292,10 +299,16 @@ const english = {
     tensors: (number: number): string => `Its ${plural(number, "tensor")} are those that the training makes.`,
     inChat: "Talk to it in a terminal; the base model beside it with --compare:",
     inWebUi: "In LLaMA-Factory's web UI, in a browser:",
-    talkToBoth: "Talk to it, and to the model of the stack beside it:",
+    talkToBoth: {
+        incumbent: "Talk to it, and to the model of the stack beside it:",
+        base: "Talk to it, and to the base model beside it:",
+    },
     notServed: (stack: string): string =>
         `As an OpenAI-compatible API, with retune:service: { enabled: true } in Pulumi.${stack}.yaml:`,
     asApi: "As an OpenAI-compatible API:",
+    tryAgain:
+        "The service did not come up with this model; its stage above says why. Once that is put right, this starts it:",
+    servesOn: "The service did not come up with this model. The model before it goes on serving.",
     servedAs: (address: string): string =>
         `It is at ${address} on the stack's target. From where the stack is kept, this names an address and the file that has the key:`,
     thenAsk: "With these two:",
@@ -394,6 +407,7 @@ const chinese: Words = {
         overridden: "有门槛条件未满足，但有人放行了此模型。",
         ungated: "没有设置任何条件，此模型现在是堆栈的模型。",
     },
+    decidedFirst: "有门槛条件未满足，堆栈还没有模型。被拒绝的模型保留在存储中。",
     reason: "放行理由",
     conditions: "门槛条件",
     holds: "满足",
@@ -515,7 +529,7 @@ const chinese: Words = {
         ran: (time) => `用时${spaced(time)} 后开始提供此模型`,
         attached: () => "提供此模型，启动早已在进行",
         unchanged: () => "继续提供服务，所依赖的内容都没有变化",
-        failed: () => "模型未能启动；之前的模型（如果有）继续提供服务",
+        failed: () => "模型未能启动",
         skipped: () => "模型被拒绝，因此保持原样",
     },
     servedAt: (command) => `API 的地址和密钥：${command}`,
@@ -639,7 +653,10 @@ const chinese: Words = {
     answer: "回答",
 
     noSettings: "没有设置参数。",
-    refusedModel: "模型被拒绝，因此没有导出。堆栈仍使用之前的模型；被拒绝的适配器在这里：",
+    refusedModel: {
+        incumbent: "模型被拒绝，因此没有导出。堆栈仍使用之前的模型；被拒绝的适配器在这里：",
+        base: "模型被拒绝，因此没有导出，堆栈还没有模型。被拒绝的适配器在这里：",
+    },
     parityNone: "没有需要合并的适配器，因此没有比较回答。",
     parity: (equal, checked) =>
         equal === checked
@@ -649,9 +666,11 @@ const chinese: Words = {
     tensors: (number) => `其 ${number} 个张量与训练所得一致。`,
     inChat: "在终端中对话（加 --compare 可同时与基础模型对话）：",
     inWebUi: "在浏览器中使用 LLaMA-Factory 的 Web UI：",
-    talkToBoth: "与它对话，并同时与堆栈的模型对话：",
+    talkToBoth: { incumbent: "与它对话，并同时与堆栈的模型对话：", base: "与它对话，并同时与基础模型对话：" },
     notServed: (stack) => `作为兼容 OpenAI 的 API，在 Pulumi.${stack}.yaml 中设置 retune:service: { enabled: true }：`,
     asApi: "作为兼容 OpenAI 的 API：",
+    tryAgain: "服务未能用此模型启动，原因见上面的服务阶段。排除原因后，用下面的命令启动：",
+    servesOn: "服务未能用此模型启动，之前的模型继续提供服务。",
     servedAs: (address) => `位于堆栈目标机器的 ${address}。在保存堆栈的机器上，下面的命令给出地址和密钥文件：`,
     thenAsk: "然后用这两者提问：",
     servedHere: (address) => `位于生成本页的机器上的 ${address}，密钥在那里的一个文件中：`,

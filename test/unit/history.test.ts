@@ -253,7 +253,7 @@ describe("what an update leaves in the history", () => {
     }
 
     const keyOf = (kind: string): string => Buffer.from(kind.padEnd(32)).toString("hex");
-    const report = { stack: "dev", notice: "", language: "en" } as const;
+    const report = { stack: "dev", notice: "", language: "en", hasModel: true } as const;
     const outcome = (kind: string, action: StageOutcome["action"], rest: Partial<StageOutcome> = {}): StageOutcome => ({
         ...{ name: kind.toLowerCase(), type: `finetune:pipeline:${kind}`, action, reasons: [] },
         ...(action === "skipped" ? {} : { key: keyOf(kind), digest: digests.get(kind) ?? "" }),
@@ -285,6 +285,7 @@ describe("what an update leaves in the history", () => {
         ]);
         expect(kept.stages[2]).toMatchObject({ seconds: 60, cost: 0.5, reasons: ["learningRate 0.1 → 0.2"] });
         expect(kept).not.toHaveProperty("exported");
+        expect(kept).not.toHaveProperty("hasModel");
         expect(kept.dataset.tokens).toEqual({ cutoff: 256, longest: 301, lookedAt: 4, shareCutOff: 0.25 });
         expect(kept.dataset.examples.map(({ input }) => input)).toEqual(["q1", "q2", "q3"]);
         // The same again is refused again: that is no other generation.
@@ -294,6 +295,36 @@ describe("what an update leaves in the history", () => {
         expect(kept.differences[0]).toMatchObject({ metric: "evalLoss", against: "base", tuned: 0.59, other: 3.7612 });
         expect(kept.differences[0]?.interval?.low).toBeCloseTo(-2.5);
         expect(kept.differences[0]?.interval?.high).toBeCloseTo(-2.5);
+    });
+
+    test("a first one that was refused: the stack has no model", async () => {
+        const home = newHome();
+        await storeIn(home);
+        const stages = [
+            ...["Dataset", "Model", "Training"].map((kind) => outcome(kind, "ran")),
+            outcome("Evaluation", "refused"),
+            ...["Export", "Report"].map((kind) => outcome(kind, "skipped")),
+        ];
+        const page = await keepReport(home, stages, { ...report, hasModel: false });
+        const html = fs.readFileSync(page ?? "", "utf8");
+        expect(html).toContain("npm run chat -- --stack dev --compare base");
+    });
+
+    test("one that switched the service off: the page has no address any more", async () => {
+        const home = newHome();
+        await storeIn(home);
+        // The report without a service is there already: that of the first update.
+        const stages = [
+            ...["Dataset", "Model", "Training", "Evaluation", "Export"].map((kind) => outcome(kind, "unchanged")),
+            outcome("Report", "cached"),
+            outcome("Service", "deleted", { uri: "http://127.0.0.1:8000/v1" }),
+        ];
+        const page = await keepReport(home, stages, report);
+        const json = fs.readFileSync(path.join(path.dirname(page ?? ""), "report.json"), "utf8");
+        const kept = JSON.parse(json) as typeof data;
+        expect(kept).not.toHaveProperty("service");
+        expect(kept.stages.map(({ name }) => name)).not.toContain("service");
+        expect(fs.readFileSync(page ?? "", "utf8")).not.toContain("npm run api");
     });
 
     test("one that went back to an earlier model: what it did, not what the earlier update did", async () => {
@@ -311,7 +342,7 @@ describe("what an update leaves in the history", () => {
         await keepReport(
             home,
             all.map((kind) => outcome(kind, "cached")),
-            { stack: "dev", notice: "" },
+            { stack: "dev", notice: "", hasModel: true },
         );
         const json = fs.readFileSync(path.join(home, "history", "dev", "2", "report.json"), "utf8");
         const kept = JSON.parse(json) as typeof data;
@@ -342,6 +373,12 @@ describe("what an update leaves in the history", () => {
         });
         expect(kept).toMatchObject({ cost: 0.75, exported: { files: 3 } });
         expect(kept).not.toHaveProperty("service");
+        // Where the model before goes on serving, it has an address.
+        const uri = "http://127.0.0.1:8000/v1";
+        const serving = stages("ran").map((one) => (one.name === "service" ? { ...one, uri } : one));
+        const other = await keepReport(home, serving, report);
+        const json = fs.readFileSync(path.join(path.dirname(other ?? ""), "report.json"), "utf8");
+        expect((JSON.parse(json) as typeof data).service).toEqual({ address: uri });
         // That it still does not is nothing new.
         const again = stages("unchanged").map((one) =>
             one.action === "ran" ? { ...one, action: "unchanged" as const } : one,

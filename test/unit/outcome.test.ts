@@ -170,6 +170,17 @@ describe("a stage that did not end well", () => {
         expect(outcomes.list([training])).toMatchObject([{ ...training, action: "refused", key, uri, error: refusal }]);
     });
 
+    test("is a service whose model before goes on: at the address that it had", () => {
+        const serves =
+            "updating failed: the model did not come up: no memory; the one before goes on serving\n  its log";
+        const uri = "http://127.0.0.1:8000/v1";
+        const sides = { old: { outputs: { ...outputs, uri } } };
+        const uriAfter = (text: string) =>
+            after("up", error(text, urn), failed("update", sides)).list([training])[0]?.uri;
+        expect(uriAfter(serves)).toBe(uri);
+        expect(uriAfter(serves.replace("; the one before goes on serving", ""))).toBeUndefined();
+    });
+
     test("was refused its inputs: each problem, and a mistake of the configuration", () => {
         const refused = (text: string) =>
             error(`finetune:pipeline:Training resource 'training' has a problem: ${text}`, urn);

@@ -6,6 +6,7 @@ import { z } from "zod";
 import { reportSchema, type ModelEvaluation, type ReportData, type ReportStage } from "../../pipeline/report/data";
 import { bytes, difference, learningRate, loss } from "../../pipeline/report/format";
 import { html } from "../../pipeline/report/html";
+import { renderMarkdown } from "../../pipeline/report/markdown";
 import { renderReport } from "../../pipeline/report/render";
 import { clipped } from "../../pipeline/report/text";
 import { huatuoLite } from "../../datasets/huatuo-lite";
@@ -477,11 +478,7 @@ describe("a service", () => {
     test.each([
         ["attached", [], "Serves the model, which was coming up already. Why: it is new in this stack."],
         ["unchanged", [], "Serves on; nothing that it depends on has changed."],
-        [
-            "failed",
-            ["the port is taken"],
-            "The model did not come up; one that served before goes on serving. Why: the port is taken",
-        ],
+        ["failed", ["the port is taken"], "The model did not come up. Why: the port is taken"],
         ["skipped", [], "Left as it is, because the model was refused."],
     ] as const)("that %s says so", async (action, reasons, expected) => {
         const page = await renderReport({ ...served, stages: stages(action, [...reasons]) });
@@ -511,6 +508,61 @@ describe("a service", () => {
             "with retune:service: { enabled: true } in Pulumi.dev.yaml: npm run up -- --stack dev",
         );
         expect(textIn(await renderReport(refused))).toContain("npm run chat -- --stack dev --compare incumbent");
+    });
+});
+
+describe("a service that did not come up", () => {
+    const stages: ReportData["stages"] = [...data.stages, { ...service, action: "failed", reasons: ["no memory"] }];
+
+    test("is enabled already, and nothing serves where nothing served before", async () => {
+        const text = textIn(await renderReport({ ...data, stages }));
+        expect(text).toContain(
+            "As an OpenAI-compatible API: The service did not come up with this model; its stage above says why. " +
+                "Once that is put right, this starts it: npm run up -- --stack dev In a terminal",
+        );
+        expect(text).not.toMatch(/enabled: true|goes on serving/);
+        expect(textIn(await renderReport({ ...data, stages, language: "zh" }))).toContain(
+            "作为兼容 OpenAI 的 API： 服务未能用此模型启动，原因见上面的服务阶段。排除原因后，用下面的命令启动： npm run up",
+        );
+    });
+
+    test("has the address of the model before, where that goes on serving", async () => {
+        const serving = { ...served, stages };
+        expect(textIn(await renderReport(serving))).toContain(
+            "As an OpenAI-compatible API: The service did not come up with this model. The model before it goes on serving. " +
+                "It is at http://127.0.0.1:8000/v1 on the stack's target.",
+        );
+        expect(textIn(await renderReport({ ...serving, language: "zh" }))).toContain(
+            "服务未能用此模型启动，之前的模型继续提供服务。 位于堆栈目标机器的 http://127.0.0.1:8000/v1",
+        );
+    });
+});
+
+describe("a first model that is refused", () => {
+    const first: ReportData = {
+        ...refused,
+        hasModel: false,
+        stages: [...refused.stages, { ...service, action: "skipped", reasons: [], seconds: 0 }],
+    };
+
+    test("leaves the stack without one: its page speaks of no model before it, and compares with the base", async () => {
+        const text = textIn(await renderReport(first));
+        expect(text).toContain("A condition of the gate does not hold, and the stack has no model yet.");
+        expect(text).toContain(
+            "Nothing was exported, because the model was refused, and the stack has no model yet. The adapter that was refused " +
+                "is here: /data/adapter Talk to it, and to the base model beside it: npm run chat -- --stack dev --compare base",
+        );
+        expect(text).toContain("service skipped Not run, because the model was refused.");
+        expect(text).not.toMatch(/the one before|--compare incumbent/);
+        expect(renderMarkdown(first)).toContain("and the stack has no model yet");
+    });
+
+    test("and says so in Chinese", async () => {
+        const text = textIn(await renderReport({ ...first, language: "zh" }));
+        expect(text).toContain("有门槛条件未满足，堆栈还没有模型。");
+        expect(text).toContain("模型被拒绝，因此没有导出，堆栈还没有模型。被拒绝的适配器在这里：");
+        expect(text).toContain("与它对话，并同时与基础模型对话： npm run chat -- --stack dev --compare base");
+        expect(text).not.toContain("之前的模型");
     });
 });
 
