@@ -4,7 +4,7 @@ import { z } from "zod";
 import { address, group, integer, text } from "./fields";
 import { isObject, keyOf, parseJson } from "./identity";
 import type { ModelEvaluation } from "./report/data";
-import { secretOf } from "./secrets";
+import { concealed, secretIn, secretOf } from "./secrets";
 import { readJson, writeJson, type Store } from "./store/store";
 import { UserError } from "./user-error";
 
@@ -115,13 +115,14 @@ type Answer =
 
 async function request(one: Case, judge: Judge): Promise<Answer> {
     const { endpoint, keyVariable, timeoutSeconds } = judge;
-    const key = keyVariable === undefined ? secretOf("judgeKey") : process.env[keyVariable];
-    if (keyVariable !== undefined && !key) {
+    const key = keyVariable === undefined ? secretOf("judgeKey") : secretIn(keyVariable);
+    if (keyVariable !== undefined && key === undefined) {
         return { problem: `wants a key: set the environment variable ${keyVariable}`, final: true };
     }
     // Whatever is said back must not carry the key into a log.
+    const hidden = (words: string): string => (key === undefined ? words : concealed(words, key));
     const quoted = (words: string): string => {
-        const line = (key === undefined ? words : words.replaceAll(key, "…")).replace(/\s+/g, " ").trim();
+        const line = hidden(words).replace(/\s+/g, " ").trim();
         return JSON.stringify(line.length > 120 ? `${line.slice(0, 119)}…` : line);
     };
     let response: Response;
@@ -144,7 +145,7 @@ async function request(one: Case, judge: Judge): Promise<Answer> {
         }
         const cause = error instanceof Error && error.cause instanceof Error ? error.cause : error;
         const words = cause instanceof Error ? ((cause as NodeJS.ErrnoException).code ?? cause.message) : String(cause);
-        return { problem: `cannot be reached: ${words}`, final: false };
+        return { problem: `cannot be reached: ${hidden(words)}`, final: false };
     }
     const said = response.status === 200 ? "" : `: HTTP ${response.status}, ${quoted(body)}`;
     switch (response.status) {

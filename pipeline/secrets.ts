@@ -1,4 +1,5 @@
 import type { JsonObject } from "./identity";
+import { UserError } from "./user-error";
 
 /**
  * Secrets that a stack's configuration may hold, `pulumi config set --secret finetune:judgeKey`. Pulumi hands what is under
@@ -29,11 +30,35 @@ export function keepSecrets(configuration: JsonObject): void {
     }
 }
 
-/** A secret of the configuration, else of the environment; undefined where neither has it. */
+/** A secret of the configuration, else of the environment; undefined where neither has it. Throws UserError as `secretIn`. */
 export function secretOf(name: SecretName): string | undefined {
     const variable = SECRETS[name];
-    const value = configured.get(name) ?? (variable === undefined ? undefined : process.env[variable]);
-    return value === "" ? undefined : value;
+    const own = configured.get(name);
+    if (own !== undefined || variable === undefined) return usable(own, `finetune:${name}`);
+    return secretIn(variable);
+}
+
+/**
+ * The secret in a variable of the environment; undefined where there is none.
+ *
+ * @throws UserError where no header could carry it: whoever tried would quote it in an error.
+ */
+export function secretIn(variable: string): string | undefined {
+    return usable(process.env[variable], variable);
+}
+
+/** Without the line break that a secret has which came from a file. */
+function usable(given: string | undefined, place: string): string | undefined {
+    const secret = given?.trim() ?? "";
+    if (/[^ -~]/.test(secret)) {
+        throw new UserError(`${place} is no key: it holds a line break or another character that no key has`);
+    }
+    return secret === "" ? undefined : secret;
+}
+
+/** What somebody else says, without a secret that he repeats, be it as a text of JSON or Python. */
+export function concealed(words: string, secret: string): string {
+    return words.replaceAll(secret, "…").replaceAll(JSON.stringify(secret).slice(1, -1), "…");
 }
 
 /** A run lives on, its environment is there for everybody of this user to read: what it needs comes over stdin. */

@@ -7,7 +7,7 @@ import { isSafe } from "../fields";
 import { isObject, parseJson, type JsonObject } from "../identity";
 import type { Difference, HuggingFaceSettings, Listing, Place, Seen } from "../push";
 import { outputOf } from "../processes";
-import { secretOf, withoutSecrets } from "../secrets";
+import { concealed, secretOf, withoutSecrets } from "../secrets";
 import { UserError } from "../user-error";
 
 /** Made by the hub with every repository; it says which files are large. */
@@ -56,7 +56,7 @@ export class HuggingFacePlace implements Place {
         const { repository } = this.settings;
         const said = await this.python({ ...request, endpoint: this.endpoint, repository, token });
         const answer = parseJson(said.stdout.trim().split("\n").at(-1) ?? "");
-        const hidden = (words: string): string => words.replaceAll(token, "…").replace(/\s+/g, " ").trim();
+        const hidden = (words: string): string => concealed(words, token).replace(/\s+/g, " ").trim();
         if (answer === undefined) {
             const last = said.stderr.trim().split("\n").at(-1) ?? "";
             throw new UserError(`${this.uri}: huggingface_hub failed: ${hidden(last)}`);

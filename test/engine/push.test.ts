@@ -289,7 +289,7 @@ describe("a push to Hugging Face", () => {
 
     // `configure` has written the stack's file without the secret.
     const withToken = (command: "up" | "destroy", ...args: readonly string[]) =>
-        rig.spawn(command, ["--json", ...args], { env: { HF_TOKEN: TOKEN } }).ended;
+        rig.spawn(command, ["--json", ...args], { env: { HF_TOKEN: `${TOKEN}\n` } }).ended;
 });
 
 const rclone = spawnSync("rclone", ["version"]).status === 0;

@@ -10,6 +10,7 @@ import { judgeField, scored } from "../../pipeline/judge";
 import type { ModelEvaluation } from "../../pipeline/report/data";
 import { keepSecrets } from "../../pipeline/secrets";
 import { Store } from "../../pipeline/store/store";
+import { UserError } from "../../pipeline/user-error";
 
 // A stand-in of an OpenAI-compatible endpoint on loopback: what it answers is said by each test.
 type Reply = { readonly status?: number; readonly body?: string; readonly headers?: Record<string, string> } | "never";
@@ -164,6 +165,34 @@ describe("the judge", () => {
         await expect(score(answers("b"))).rejects.toThrow(
             'refuses the key in finetune:judgeKey: HTTP 403, "unknown key …"',
         );
+    });
+
+    test("gets a key without the line break of its file, and none that would be quoted in an error", async () => {
+        replies = () => ({ status: 403, body: JSON.stringify({ error: 'no key "sk-\\canary' }) });
+        vi.stubEnv("JUDGE_KEY", '"sk-\\canary\n');
+        await expect(score(answers("a"), { keyVariable: "JUDGE_KEY" })).rejects.toThrow(
+            'refuses the key in JUDGE_KEY: HTTP 403, "{\\"error\\":\\"no key …\\"}"',
+        );
+        expect(asked.map(({ authorization }) => authorization)).toEqual(['Bearer "sk-\\canary']);
+        for (const key of ["sk-canary\nsk-second", "sk-canary\0", "sk-canary密"]) {
+            keepSecrets({ judgeKey: key });
+            onTestFinished(() => {
+                keepSecrets({ judgeKey: "" });
+            });
+            vi.stubEnv("JUDGE_KEY", key.replace("\0", "\x7f"));
+            for (const [settings, place] of [
+                [{}, "finetune:judgeKey"],
+                [{ keyVariable: "JUDGE_KEY" }, "JUDGE_KEY"],
+            ] as const) {
+                await expect(score(answers("a"), settings)).rejects.toThrow(
+                    new UserError(
+                        `${place} is no key: it holds a line break or another character that no key has; ` +
+                            "0 of 1 scores of this model are kept, and the next `npm run up` goes on from there",
+                    ),
+                );
+            }
+        }
+        expect(asked).toHaveLength(1);
     });
 
     test("that is down, or refuses the key, is said", async () => {

@@ -29,7 +29,9 @@ function rig(secrets: Record<string, string>) {
 }
 
 test("the stack's keys are in no environment and no argument, and in a file of this user for as long as rclone runs", async () => {
-    const { folder, runtime, place, said } = rig({ s3AccessKeyId: "AKIDcanary", s3SecretAccessKey: "se/cret+canary=" });
+    const { folder, runtime, place, said } = rig({
+        ...{ s3AccessKeyId: "AKIDcanary", s3SecretAccessKey: "se/cret+canary=\n" }, // as a file has it
+    });
     expect(await place.look()).toEqual({ files: {} });
     expect(said("environment") + said("arguments")).not.toContain("canary");
     expect(said("environment")).not.toContain("RCLONE_CONFIG_PUSH_ENV_AUTH");
@@ -50,12 +52,12 @@ test("without keys of the stack, those that AWS's own tools take are rclone's bu
     expect(fs.readdirSync(runtime)).toEqual([]);
 });
 
-test.each([["canary\nendpoint = https://elsewhere.example"], ["canary\n"], ["`canary"], ['"""canary']])(
+test.each([["canary\nendpoint = https://elsewhere.example"], ["canary key"], ["`canary"], ['"""canary']])(
     "a key that would mean something else in rclone's file is refused and not repeated: %j",
     async (s3SecretAccessKey) => {
         const { runtime, place } = rig({ s3AccessKeyId: "AKIDcanary", s3SecretAccessKey });
         await expect(place.look()).rejects.toThrow(
-            /^finetune:s3SecretAccessKey is no key: it holds white space, a quote or a letter that no key has$/,
+            /^finetune:s3SecretAccessKey is no key: it holds (white space, a quote or a letter|a line break or another character) that no key has$/,
         );
         expect(fs.readdirSync(runtime)).toEqual([]);
     },

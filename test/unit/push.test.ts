@@ -1,9 +1,11 @@
 import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
-import { expect, onTestFinished, test } from "vitest";
+import { expect, onTestFinished, test, vi } from "vitest";
 import { listFiles, sha256 } from "../../pipeline/identity";
 import { differenceOf, driftOfCopy, foreignIn } from "../../pipeline/push";
+import { HuggingFacePlace } from "../../pipeline/push/huggingface";
+import { UserError } from "../../pipeline/user-error";
 
 test("only what the stack has sent before, and sends no more, is removed", async () => {
     const folder = fs.mkdtempSync(path.join(os.tmpdir(), "retune-push-"));
@@ -39,4 +41,15 @@ test("files of others beside a copy are no drift", () => {
     );
     expect(drift({ "notes.txt": "size 4" })).toBe("s3://models has none of the 2 files");
     expect(driftOfCopy(was, undefined, "s3://models")).toBe("s3://models is gone");
+});
+
+test("a token that no header could carry is refused before anything is sent, and is not repeated", async () => {
+    vi.stubEnv("HF_TOKEN", "hf_canary\nsecond");
+    onTestFinished(() => {
+        vi.unstubAllEnvs();
+    });
+    const settings = { repository: "someone/cold", private: true, endpoint: "http://127.0.0.1:9" };
+    await expect(new HuggingFacePlace(settings, new AbortController().signal).look()).rejects.toThrow(
+        new UserError("HF_TOKEN is no key: it holds a line break or another character that no key has"),
+    );
 });

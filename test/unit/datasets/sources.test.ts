@@ -120,7 +120,7 @@ describe("Hugging Face", () => {
         });
 
     test("is resolved to a commit with sizes and digests, downloaded once, and shown the token only in the header", async () => {
-        vi.stubEnv("HF_TOKEN", "hf_canary");
+        vi.stubEnv("HF_TOKEN", "hf_canary\n"); // as a file has it
         onTestFinished(() => {
             vi.unstubAllEnvs();
         });
