@@ -1,10 +1,12 @@
+import * as fs from "node:fs";
 import * as path from "node:path";
+import { createInterface } from "node:readline";
 import { z } from "zod";
 import { targetSchema } from "../infra/target";
 import { home } from "../scripts/locations.cjs";
 import { digest, integer, jsonObject, list, text } from "./fields";
 import { describeRefusal, gateField, judge, settledGateField, type Verdict } from "./gate";
-import { isObject, keyOf, type Json, type JsonObject } from "./identity";
+import { isObject, keyOf, parseJson, type Json, type JsonObject } from "./identity";
 import { judgeField, scored } from "./judge";
 import { answeringFields, type PRECISIONS } from "./llamafactory/answering";
 import { llamafactoryRun, trainingVersions } from "./llamafactory/job";
@@ -94,7 +96,7 @@ export const evaluation: Stage<Inputs> = {
     declares: ({ accepted = [] }) => ({ accepted: accepted as unknown as Json }),
 
     work(inputs) {
-        const { model, trained, incumbent, gate } = inputs;
+        const { model, trained, dataset, incumbent, gate } = inputs;
         const tuned = answers(inputs, { model, trained });
         const before: Record<string, TargetRun> = { baseline: answers(inputs, { model }) };
         // Of the same questions it has answered before, the store has the answers.
@@ -115,7 +117,9 @@ export const evaluation: Stage<Inputs> = {
                 };
                 const [base, last, own] = [await read("baseline"), await read("incumbent"), await read("tuned")];
                 if (base === undefined || own === undefined) throw new Error("base and tuned model have not answered");
-                const verdict = judge(gate, { base, incumbent: last, tuned: own }, trained);
+                const known = incumbent === undefined ? 0 : await trainedOn(incumbent.trained, dataset, store);
+                const models = { base, incumbent: last, tuned: own, knownToIncumbent: known };
+                const verdict = judge(gate, models, trained);
                 // An override that did not decide has no part in it.
                 const { override: _override, ...conditions } = gate;
                 const content: EvaluationFile = { base, incumbent: last, tuned: own, gate: conditions, verdict };
@@ -196,4 +200,33 @@ async function evaluationIn(store: Store, digest: string | undefined): Promise<M
     const read = await readJson<ModelEvaluation>(file);
     if (read !== undefined) return read;
     throw new UserError(`${file} cannot be read: \`npm run refresh\`, then \`npm run up\` bring it back`);
+}
+
+/**
+ * How many held-out rows of a data set ask what a model was trained on: another split has put them there. 0 where the
+ * model's own data set is not in the store any more.
+ */
+async function trainedOn(trained: string, dataset: string, store: Store): Promise<number> {
+    const own = (await store.jobOf(trained))?.inputs["dataset"];
+    if (own === undefined || own === dataset) return 0;
+    const heldOut = new Map<string, number>();
+    for await (const prompt of promptsIn(dataset, "test.jsonl", store)) {
+        heldOut.set(prompt, (heldOut.get(prompt) ?? 0) + 1);
+    }
+    let count = 0;
+    for await (const prompt of promptsIn(own, "train.jsonl", store)) {
+        count += heldOut.get(prompt) ?? 0;
+        heldOut.delete(prompt);
+    }
+    return count;
+}
+
+/** Of every row what the model is asked; of a file that is not there, nothing. */
+async function* promptsIn(dataset: string, name: string, store: Store): AsyncGenerator<string> {
+    const file = path.join(store.artifactFolder(dataset), name);
+    if (!fs.existsSync(file)) return;
+    for await (const line of createInterface({ input: fs.createReadStream(file, "utf8") })) {
+        const { instruction, input } = parseJson(line) ?? {};
+        yield JSON.stringify([instruction, input]);
+    }
 }

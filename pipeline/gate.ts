@@ -98,6 +98,7 @@ export type Warning = { readonly text: string } & (
           readonly rows: number;
           readonly of: number;
       }
+    | { readonly kind: "known"; readonly rows: number; readonly of: number }
     | { readonly kind: "empty"; readonly answers: number; readonly of: number }
     | { readonly kind: "nothingHeldOut" }
 );
@@ -134,6 +135,8 @@ export function judge(
         readonly base: ModelEvaluation;
         readonly tuned: ModelEvaluation;
         readonly incumbent: ModelEvaluation | undefined;
+        /** How many of the rows the incumbent was trained on, as where the data was split in another way since. */
+        readonly knownToIncumbent?: number;
     },
     model: string,
 ): Verdict {
@@ -157,7 +160,7 @@ export function judge(
         measured.push({ ...condition, rows: compared.rows, leftOut: compared.leftOut });
     }
     conditions.push(...somethingSaid(tuned));
-    const found = { model, conditions, worse, warnings: warnings(gate, conditions, measured, tuned) };
+    const found = { model, conditions, worse, warnings: warnings(gate, conditions, measured, models) };
     if (conditions.every(({ held }) => held)) return { decision: "accepted", ...found };
     const { override } = gate;
     if (override === undefined) return { decision: "refused", ...found };
@@ -377,7 +380,7 @@ function warnings(
     gate: Gate,
     conditions: readonly ConditionOutcome[],
     measured: readonly Measured[],
-    tuned: ModelEvaluation,
+    { tuned, incumbent, knownToIncumbent: known = 0 }: Parameters<typeof judge>[1],
 ): Warning[] {
     const all: Warning[] = [];
     const [fewest] = [...measured].sort((a, b) => a.rows - b.rows);
@@ -395,6 +398,12 @@ function warnings(
         const left = `${metric} against the ${against === "base" ? "base model" : against} leaves out ${leftOut} of ${of} rows`;
         const words = `${left}: only one of the two models has a number there`;
         all.push({ text: words, kind: "leftOut", metric, against, rows: leftOut, of });
+    }
+    if (incumbent !== undefined && known > 0 && measured.some(({ against }) => against === "incumbent")) {
+        const of = tuned.losses.length;
+        const what = `${known} of ${of} held-out rows ${known === 1 ? "was" : "were"} among the training rows of the incumbent`;
+        const words = `${what}, which may know them by heart: for a fair comparison set dataset.split back, or accept a model that loses to it alone with gate.override`;
+        all.push({ text: words, kind: "known", rows: known, of });
     }
     for (const [condition, { text: words, held, certainty }] of conditions.entries()) {
         if (!held || certainty === undefined || certainty >= CONFIDENCE) continue;

@@ -96,6 +96,9 @@ const warning = z.discriminatedUnion("kind", [
         rows: count,
         of: count,
     }),
+    z
+        .object({ kind: z.literal("known"), ...english, rows: count, of: count })
+        .describe("held-out rows that the incumbent was trained on"),
     z.object({ kind: z.literal("empty"), ...english, answers: count, of: count }),
     z.object({ kind: z.literal("nothingHeldOut"), ...english }),
 ]);

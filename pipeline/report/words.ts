@@ -467,6 +467,8 @@ const chinese: Words = {
                 const left = `${chinese.metric[one.metric]}与${chinese.model[one.against]}的比较略去了 ${count(one.of)} 行中的 ${count(one.rows)} 行`;
                 return `${left}：两个模型中只有一个在这些行有数值`;
             }
+            case "known":
+                return `${count(one.of)} 行测试数据中有 ${count(one.rows)} 行属于现任模型的训练数据，它可能已记住这些问题：要公平比较，请恢复原来的 dataset.split；若新模型只是不如现任模型，可用 gate.override 接受它`;
             case "empty":
                 return `微调模型的 ${count(one.of)} 个回答中有 ${count(one.answers)} 个为空`;
             case "nothingHeldOut":

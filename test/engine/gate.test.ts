@@ -449,12 +449,24 @@ describe("the incumbent", () => {
     test("is asked the new rows where the test set has changed", async () => {
         rig.configure({ evaluation: { gate: null }, dataset: { split: { seed: 7 } } });
         const before = rig.runs("Answers").length;
-        const { code, stage } = await train(7, 1.6);
+        const { code, stage, stderr } = await train(7, 1.6);
         expect({ code, incumbent: stage("evaluation").facts?.["incumbent"] !== null }).toEqual({
             code: 0,
             incumbent: true,
         });
         expect(rig.runs("Answers")).toHaveLength(before + 2);
+        const rowsIn = (run: number, name: string) => {
+            const file = path.join(rig.runs("Dataset").at(run)?.folder ?? "", "out", name);
+            return fs.readFileSync(file, "utf8").trim().split("\n");
+        };
+        const learned = new Set(rowsIn(0, "train.jsonl"));
+        const known = rowsIn(-1, "test.jsonl").filter((row) => learned.has(row)).length;
+        expect(known).toBeGreaterThan(0);
+        expect(stderr).toContain(
+            `warning: ${known} of 42 held-out rows ${known === 1 ? "was" : "were"} among the training rows of the incumbent, ` +
+                "which may know them by heart: for a fair comparison set dataset.split back, or accept a model that " +
+                "loses to it alone with gate.override\n",
+        );
     });
 
     test("is scored by a judge, once: its key is in no file, and a judge that fails loses nothing", async () => {

@@ -255,6 +255,22 @@ describe("a verdict", () => {
         ]);
     });
 
+    test("held-out rows that the incumbent was trained on are warned of where it is compared with", () => {
+        const models = { base: model([2, 2, 2]), tuned: model([1, 1, 1]), incumbent: model([1, 1, 1]) };
+        const known = { ...models, knownToIncumbent: 2 };
+        expect(judge(gate(lenient), known).warnings).toEqual([
+            {
+                text:
+                    "2 of 3 held-out rows were among the training rows of the incumbent, which may know them by heart: for a fair " +
+                    "comparison set dataset.split back, or accept a model that loses to it alone with gate.override",
+                ...{ kind: "known", rows: 2, of: 3 },
+            },
+        ]);
+        expect(judge(gate(lenient), { ...models, knownToIncumbent: 0 }).warnings).toEqual([]);
+        expect(judge(gate({ ...lenient, against: "base" }), known).warnings).toEqual([]);
+        expect(judge(gate(lenient), { ...known, incumbent: undefined }).warnings).toEqual([]);
+    });
+
     test("an override accepts the model that it names, with its reason and the whole digest", () => {
         const override = { reason: "the data set is another one", model: MODEL.slice(0, 12) };
         const failing = { base: model([1]), tuned: model([2]), incumbent: undefined };

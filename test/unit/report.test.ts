@@ -633,6 +633,7 @@ describe("in Chinese", () => {
                     { kind: "fewRows", text, rows: 4, least: 30, metric: "rougeL" },
                     { kind: "chance", text, condition: 0, certainty: 0.863 },
                     { kind: "leftOut", text, metric: "evalLoss", against: "base", rows: 2, of: 1000 },
+                    { kind: "known", text, rows: 25, of: 30 },
                     { kind: "empty", text, answers: 1, of: 4 },
                     { kind: "nothingHeldOut", text },
                 ] as const
@@ -642,6 +643,7 @@ describe("in Chinese", () => {
             "ROUGE-L 只测量了 4 行，少于 30 行：结论可能是偶然",
             "可能是偶然（置信度 86%）：测试损失 0.5900，基础模型为 0.4800：更差，相差 0.1100，允许 0.05",
             "测试损失与基础模型的比较略去了 1,000 行中的 2 行：两个模型中只有一个在这些行有数值",
+            "30 行测试数据中有 25 行属于现任模型的训练数据，它可能已记住这些问题：要公平比较，请恢复原来的 dataset.split；若新模型只是不如现任模型，可用 gate.override 接受它",
             "微调模型的 4 个回答中有 1 个为空",
             "dataset.split.test 为 0，因此没有门槛：更差的模型也会通过",
         ]);
