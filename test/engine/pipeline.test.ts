@@ -95,7 +95,10 @@ describe("a pipeline over its life", () => {
         );
         const manifest = JSON.parse(fs.readFileSync(path.join(exported, "retune.json"), "utf8")) as JsonObject;
         expect(manifest).toMatchObject({ base: { random: { seed: 1 } }, licence: null });
-        expect(manifest["hardware"]).toEqual({ machine: os.machine(), cpu: os.cpus()[0]?.model });
+        // A machine with a GPU has more to say, an Arm no name of its processor.
+        const { machine, cpu, gpus, driver } = stageOf(first, "training").host ?? {};
+        const hardware = JSON.stringify({ machine, cpu, gpus, driver });
+        expect(manifest["hardware"]).toEqual(JSON.parse(hardware));
         expect(JSON.stringify(manifest)).not.toContain(os.hostname());
         execFileSync("sha256sum", ["--check", "--strict", "--quiet", "SHA256SUMS"], { cwd: exported });
         expect(fs.readFileSync(path.join(folderOf(first, "report"), "report.html"), "utf8")).toMatch(

@@ -3,6 +3,7 @@ import * as path from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { JsonObject } from "../../pipeline/identity";
+import type { Result } from "../../pipeline/store/store";
 import { all, digestsOf, Rig } from "./rig";
 
 describe("from the manifest of an exported model", () => {
@@ -31,6 +32,8 @@ describe("from the manifest of an exported model", () => {
             "",
             "# A fine-tuned model",
         ]);
+        const { gpus, cpu, machine } = (first.stage("training").host ?? {}) as NonNullable<Result["host"]>;
+        expect(card).toContain(`- Trained on: ${gpus?.join(", ") ?? cpu ?? machine}\n`);
         expect(card).toContain("- Licence of the base model: not stated by it\n- Licence of the data: cc-by-4.0\n");
 
         rig.home = path.join(rig.folder, "empty");

@@ -12,7 +12,7 @@ import {
 } from "node:fs";
 import os from "node:os";
 import path from "node:path";
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import { digestOfFiles, sha256, type FileEntry } from "../../pipeline/identity";
 import { listRuns } from "../../pipeline/store/runs";
 import { Store } from "../../pipeline/store/store";
@@ -61,6 +61,26 @@ describe("a run", () => {
         await until(() => !existsSync(path.join(runFolder(), "work")));
         expect(readFileSync(path.join(runFolder(), "out", "answer.txt"), "utf8")).toBe("42");
         expect(readlinkSync(path.join(runFolder(), "out"))).toBe(path.join("..", "..", "store", digestOfFiles([file])));
+    });
+
+    test("says which GPUs and which driver it was made on, where there are any", async () => {
+        const bin = path.join(folder, "bin");
+        mkdirSync(bin);
+        const answers = "NVIDIA H100 80GB HBM3, 580.126.09\\nNVIDIA L4, 24 GB, 580.126.09\\n";
+        const wants = "--query-gpu=name,driver_version --format=csv,noheader";
+        const script = `#!/bin/sh\n[ "$*" = "${wants}" ] && printf '${answers}'\n`;
+        writeFileSync(path.join(bin, "nvidia-smi"), script, { mode: 0o755 });
+        vi.stubEnv("PATH", `${bin}${path.delimiter}${process.env["PATH"] ?? ""}`);
+        await submit(SUCCEED);
+        expect((await ended()).result?.host).toMatchObject({
+            gpus: ["NVIDIA H100 80GB HBM3", "NVIDIA L4, 24 GB"],
+            driver: "580.126.09",
+        });
+        writeFileSync(path.join(bin, "nvidia-smi"), "#!/bin/sh\necho No devices were found\nexit 6\n");
+        const without = sha256("a run without a GPU");
+        await submit(SUCCEED, { key: without });
+        const { host } = (await ended(without)).result ?? {};
+        expect([host?.machine, host?.gpus, host?.driver]).toEqual([os.machine(), undefined, undefined]);
     });
 
     test("is attached to while it goes on, and not started again after its success", async () => {
