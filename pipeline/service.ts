@@ -6,7 +6,7 @@ import { project } from "../scripts/locations.cjs";
 import type { Program } from "./executor/machine";
 import { digest, integer, jsonObject, oneOf } from "./fields";
 import { chatFields, PRECISIONS } from "./llamafactory/answering";
-import { parseJson } from "./identity";
+import { isObject, parseJson, type JsonObject } from "./identity";
 import { environmentOf, programs, versions } from "./llamafactory/job";
 import { whyLost } from "./processes";
 
@@ -44,7 +44,7 @@ export function serviceTools() {
  * `0: 0100007F:1F40 00000000:0000 0A …`, 0A for LISTEN. Whoever listens on all of IPv6, in tcp6, mostly has IPv4 as well.
  */
 export function portProblem(port: number, home: string, stack: string): string | undefined {
-    const front = parseJson(textOf(path.join(home, "services", String(port), "state.json"))) ?? {};
+    const front = frontOf(port, home);
     if (whyLost(front) === undefined) {
         const owner = front["owner"];
         if (typeof owner !== "string" || owner === serviceOwner(stack, "service")) return undefined;
@@ -55,6 +55,17 @@ export function portProblem(port: number, home: string, stack: string): string |
     return ["/proc/net/tcp", "/proc/net/tcp6"].some((file) => listens.test(textOf(file)))
         ? `${port} is taken by another program on this machine: choose another port`
         : undefined;
+}
+
+/** Why nothing serves at a port of this machine, by what the service's front has written down. */
+export function whySilent(port: number, home: string): string | undefined {
+    const { active, reason, ...front } = frontOf(port, home);
+    const why = whyLost(front) ?? (isObject(active) ? undefined : "it is coming up");
+    return why !== undefined && typeof reason === "string" ? reason : why;
+}
+
+function frontOf(port: number, home: string): JsonObject {
+    return parseJson(textOf(path.join(home, "services", String(port), "state.json"))) ?? {};
 }
 
 function textOf(file: string): string {

@@ -2,8 +2,9 @@ import { setTimeout } from "node:timers/promises";
 import { Command } from "commander";
 import { duration } from "../pipeline/duration";
 import { costOf, readings, spentBy, type MeterReading } from "../pipeline/executor/meter";
-import type { JsonObject } from "../pipeline/identity";
+import { isObject, type JsonObject } from "../pipeline/identity";
 import { sparkline } from "../pipeline/progress";
+import { whySilent } from "../pipeline/service";
 import { activeRun, followedRuns, type Followed } from "../pipeline/store/followed";
 import { isActive, listRuns, lossesOf, type RunSummary } from "../pipeline/store/runs";
 import { pendingUploads } from "../pipeline/store/uploads";
@@ -117,11 +118,12 @@ function describeStack(
 ): string[] {
     if (problem !== undefined) return [`stack ${stack}`, `  ${problem}`];
     const made = stages.filter(({ type }) => type.startsWith("finetune:pipeline:"));
-    const lines = made.map(({ name, outputs }) => {
+    const lines = made.map((stage) => {
+        const { name, type, outputs } = stage;
         const run = typeof outputs["run"] === "string" ? outputs["run"] : "";
         const active = activeRun(runs, followed, stack, name);
-        const served = typeof outputs["uri"] === "string" ? `serves at ${outputs["uri"]}` : "interrupted";
-        const state = active !== undefined ? progress(active) : run === "" ? served : finished(outputs);
+        const held = type === "finetune:pipeline:Service" ? served(stack, stage) : finished(stack, outputs);
+        const state = active === undefined ? held : progress(active);
         return `  ${name.padEnd(11)} ${run.padEnd(13)} ${state}`;
     });
     return [`stack ${stack}${spent(stack)}`, ...lines];
@@ -134,9 +136,26 @@ function spent(stack: string): string {
     return `, spent $${amount.toFixed(2)}${budget === undefined ? "" : ` of $${budget.toFixed(2)}`}`;
 }
 
-function finished(outputs: JsonObject): string {
-    const at = outputs["finishedAt"];
-    return typeof at === "string" ? `made ${localTime(at)}` : "";
+/** A service of this machine says itself whether it is up; of another machine it is known as of the last refresh. */
+function served(stack: string, { inputs, outputs }: StackStatus["stages"][number]): string {
+    const { uri, drift } = outputs;
+    if (typeof uri !== "string") return "interrupted";
+    if (typeof drift === "string") return `${drift}; ${command("up", stack)} repairs it`;
+    const { target, port } = inputs;
+    const isHere = isObject(target) && target["type"] === "local" && typeof port === "number";
+    const why = isHere ? whySilent(port, home()) : undefined;
+    if (why === undefined) return `serves at ${uri}`;
+    return `does not serve: ${why}; ${command("refresh", stack)}, then ${command("up", stack)} bring it back`;
+}
+
+function finished(stack: string, { finishedAt, drift }: JsonObject): string {
+    if (typeof finishedAt !== "string") return "interrupted";
+    const made = `made ${localTime(finishedAt)}`;
+    return typeof drift === "string" ? `${made}, but ${drift}; ${command("up", stack)} repairs it` : made;
+}
+
+function command(name: string, stack: string): string {
+    return `\`npm run ${name}${stack === "dev" ? "" : ` -- --stack ${stack}`}\``;
 }
 
 function describeRuns(runs: readonly RunSummary[]): string[] {
