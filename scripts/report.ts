@@ -2,6 +2,7 @@ import * as fs from "node:fs";
 import * as path from "node:path";
 import { pathToFileURL } from "node:url";
 import { Command } from "commander";
+import { parseJson } from "../pipeline/identity";
 import { REPORT_VERSION, type ReportData } from "../pipeline/report/data";
 import { generationsOf, historyFolder } from "../pipeline/report/history";
 import { renderMarkdown } from "../pipeline/report/markdown";
@@ -37,14 +38,16 @@ export function report(args: readonly string[]): number {
         throw new UserError(`the report of generation ${wanted} of stack ${stack} is gone: there is no ${file}`);
     }
     const text = fs.readFileSync(file, "utf8");
-    const { version } = JSON.parse(text) as { version: number };
-    if (options.markdown && version !== REPORT_VERSION) {
+    const data = parseJson(text);
+    if (data === undefined)
+        throw new UserError(`the report of generation ${wanted} of stack ${stack} is torn: ${file} is no JSON`);
+    if (options.markdown && data["version"] !== REPORT_VERSION) {
         throw new UserError(
             `the report of generation ${wanted} of stack ${stack} was made by another version of Retune: its page is there, ${path.join(folder, "report.html")}, but no Markdown of it`,
         );
     }
     if (options.json) process.stdout.write(`${text}\n`);
-    else if (options.markdown) process.stdout.write(`${renderMarkdown(JSON.parse(text) as ReportData)}\n`);
+    else if (options.markdown) process.stdout.write(`${renderMarkdown(data as unknown as ReportData)}\n`);
     else {
         const place = (name: string): string => pathToFileURL(path.join(folder, name)).href;
         process.stdout.write(`report       ${place("report.html")}\ngenerations  ${place("../index.html")}\n`);

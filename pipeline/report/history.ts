@@ -1,6 +1,7 @@
 import * as fs from "node:fs";
 import * as path from "node:path";
 import { drawChart } from "./charts";
+import { parseJson } from "../identity";
 import type { Language, ModelEvaluation, ReportData } from "./data";
 import { loss, score, time } from "./format";
 import { html, type Html } from "./html";
@@ -34,13 +35,26 @@ export function wayToIndex(stack: string): string {
     return `../../../history/${encodeURIComponent(encodeURIComponent(stack))}/index.html`;
 }
 
-/** All of a stack, the oldest first. */
+/** All of a stack, the oldest first. What of a folder is lost or torn is passed over, and keeps nobody from the others. */
 export function generationsOf(home: string, stack: string): Generation[] {
     const folder = historyFolder(home, stack);
+    return numbersIn(folder).flatMap((number) => {
+        const made = parseJson(textOf(path.join(folder, String(number), "generation.json")));
+        return made === undefined ? [] : [{ ...(made as unknown as Generation), number }];
+    });
+}
+
+function numbersIn(folder: string): number[] {
     const names = fs.existsSync(folder) ? fs.readdirSync(folder).filter((name) => /^\d+$/.test(name)) : [];
-    return names
-        .map((name) => JSON.parse(fs.readFileSync(path.join(folder, name, "generation.json"), "utf8")) as Generation)
-        .sort((a, b) => a.number - b.number);
+    return names.map(Number).sort((a, b) => a - b);
+}
+
+function textOf(file: string): string {
+    try {
+        return fs.readFileSync(file, "utf8");
+    } catch {
+        return "";
+    }
 }
 
 export function pageOf(home: string, stack: string, number: number): string {
@@ -52,13 +66,14 @@ export function languageOfHistory(home: string, stack: string): Language | undef
     const last = generationsOf(home, stack).at(-1);
     if (last === undefined) return undefined;
     const file = path.join(historyFolder(home, stack), String(last.number), "report.json");
-    return fs.existsSync(file) ? (JSON.parse(fs.readFileSync(file, "utf8")) as ReportData).language : undefined;
+    const report = parseJson(textOf(file)) as Partial<ReportData> | undefined;
+    return report?.language;
 }
 
 /** Keeps a report as the next generation of its stack. Answers the path of its page. */
 export async function keepGeneration(home: string, data: ReportData, report: string): Promise<string> {
     const folder = historyFolder(home, data.stack);
-    const number = (generationsOf(home, data.stack).at(-1)?.number ?? 0) + 1;
+    const number = (numbersIn(folder).at(-1) ?? 0) + 1;
     const { at, verdict, tuned } = data;
     const made: Generation = {
         ...{ number, at, decision: verdict.decision, metrics: tuned.metrics },

@@ -150,11 +150,32 @@ describe("three generations, one of them refused", () => {
                 `the report of generation 3 of stack dev was made by another version of Retune: its page is there, ${path.join(path.dirname(file), "report.html")}, but no Markdown of it`,
             ),
         );
+        fs.writeFileSync(file, '{"version": 3, "sta');
+        expect(run(home, "--json")).toEqual(
+            failed(`the report of generation 3 of stack dev is torn: ${file} is no JSON`),
+        );
         fs.rmSync(file);
         expect(run(home, "--markdown")).toEqual(
             failed(`the report of generation 3 of stack dev is gone: there is no ${file}`),
         );
     });
+});
+
+test("a generation that was lost or torn keeps nobody from the others, and its number is not given again", async () => {
+    const home = newHome();
+    const folder = path.join(home, "history", "dev");
+    for (let count = 0; count < 3; count++) await keepGeneration(home, data, "page");
+    fs.rmSync(path.join(folder, "2", "generation.json"));
+    const [first = "", third = ""] = ["1", "3"].map((number) => path.join(folder, number, "generation.json"));
+    fs.writeFileSync(third, fs.readFileSync(third, "utf8").slice(0, 20));
+    expect(run(home)).toEqual({
+        ...{ status: 0, stderr: "" },
+        stdout: `report       file://${folder}/1/report.html\ngenerations  file://${folder}/index.html\n`,
+    });
+    expect(await keepGeneration(home, data, "page")).toBe(path.join(folder, "4", "report.html"));
+    expect(generationsOf(home, "dev").map(({ number }) => number)).toEqual([1, 4]);
+    fs.rmSync(first);
+    expect(run(home, "--generation", "1").stderr).toBe("there is no generation 1 of stack dev, there is only 4\n");
 });
 
 describe("Markdown", () => {
