@@ -1102,8 +1102,7 @@ def serve(home: Path, payload: dict) -> dict:
         if before["state"] == "up":
             active = before["active"]
             state = read_json(folder / "state.json") or {}
-            # The front alone says 401: that is not its key. One that goes on as another asks everybody to wait.
-            front_answers = state.get("renewing") is True or asked(port, "") == 401
+            front_answers = answers(folder, port, "", 401)  # the front alone says so: that is not its key
             before = service(home, port, ask=front_answers)
             # Another model comes up beside one that is silent; the same one has to take its place.
             # One without a code is of before a front could go on as another.
@@ -1263,9 +1262,18 @@ def service(home: Path, port: int, ask: bool = False) -> dict:
     with contextlib.suppress(OSError):
         if shutil.disk_usage(folder / "log").free < LOG_BLOCK:
             answer["warning"] = f"services/{port}/log cannot be written: {NO_SPACE}"
-    if ask and active and not state.get("renewing") and asked(port, (folder / "key").read_text("utf-8").strip()) != 200:
+    if ask and active and not answers(folder, port, (folder / "key").read_text("utf-8").strip(), 200):
         answer |= {"active": None, "reason": "it does not answer"}
     return answer
+
+
+def answers(folder: Path, port: int, key: str, code: int) -> bool:
+    """Whether a service answers so. One that goes on as another has everybody wait, who may have come just before."""
+
+    def is_renewing() -> bool:
+        return (read_json(folder / "state.json") or {}).get("renewing") is True
+
+    return is_renewing() or asked(port, key) == code or is_renewing()
 
 
 def asked(port: int, key: str):

@@ -62,6 +62,34 @@ print(answer.status, answer.read().decode())
     );
 });
 
+test("one that begins to go on as another while it is asked is not silent: nothing ends it", () => {
+    const program = `
+import json, pathlib
+runner = front.runner
+home = pathlib.Path("home")
+folder = home / "services" / "8000"
+(folder / "1").mkdir(parents=True)
+wanted = {"owner": "stack a (service)", "attempt": 1}
+for file in (folder / "wanted.json", folder / "1" / "wanted.json"): runner.write_json(file, wanted)
+(folder / "key").write_text("secret")
+state = {**runner.me(), "owner": wanted["owner"], "code": "older", "active": {"key": "one", "attempt": 1}}
+def begins(port, key):
+    runner.write_json(folder / "state.json", {**state, "renewing": True})
+ended = []
+runner.asked, runner.end_front = begins, lambda *_, **__: ended.append(1)
+def serve():
+    runner.write_json(folder / "state.json", {**state, "renewing": False})
+    programs = {"front.py": "", "serve.py": ""}
+    return runner.serve(home, {"port": 8000, "owner": wanted["owner"], "job": {"key": "one"}, "programs": programs})
+print(serve()["started"], ended)
+runner.write_json(folder / "state.json", {**state, "renewing": False})
+print(runner.service(home, 8000, ask=True)["reason"])
+runner.asked = lambda port, key: None
+print(serve()["started"], ended)
+`;
+    expect(said(program)).toBe("False []\nNone\nFalse [1]");
+});
+
 test("an answer that breaks off is no whole one", () => {
     const program = `
 ${FRONT}
