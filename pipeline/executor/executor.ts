@@ -89,6 +89,8 @@ export interface RunStatus {
     readonly result?: Result;
     /** The last lines of the log, of a run that did not succeed. */
     readonly log?: string;
+    /** How long the machine was awake in all, of one that has a meter. */
+    readonly awakeSeconds?: number;
 }
 
 export type Submitted = RunStatus & {

@@ -11,7 +11,7 @@ import { duration } from "../duration";
 import { digestOfFiles, listFiles, same, sha256, temporaryName, type FileEntry, type Json } from "../identity";
 import { bootId } from "../processes";
 import { quote } from "../shell";
-import { Instance } from "./instance";
+import { Instance, type InstanceState } from "./instance";
 import { costOf, noteReading, readings } from "./meter";
 import { readJson, writeJson, type Result, type Store } from "../store/store";
 import { UserError } from "../user-error";
@@ -77,8 +77,8 @@ export class SshExecutor implements Executor, Machine {
         if (this.instance === undefined) return;
         const found = await this.instance.look();
         if (found.state === "running" && this.awake !== undefined) return;
+        this.refuseBeyondLimits(found.state);
         if (found.state !== "running") {
-            this.refuseToWake();
             progress(`starting ${this.target.host}`);
             await this.started(found.state);
         }
@@ -124,12 +124,13 @@ export class SshExecutor implements Executor, Machine {
         }
     }
 
-    /** What is agreed about money and time holds also where the machine would be started again. */
-    private refuseToWake(): void {
+    /** What is agreed about money and time holds for a machine that sleeps, and for one that was just made. */
+    private refuseBeyondLimits(state: InstanceState["state"]): void {
         const { host, pricePerHour = 0, instance } = this.target;
+        const refused = state === "running" ? `nothing is run on ${host}` : `${host} is not started`;
         if (instance?.until !== undefined && Date.parse(instance.until) <= Date.now()) {
             throw new UserError(
-                `${host} is not started: its deadline was ${instance.until}. Another target.deadline, such as \`--set target.deadline=8\`, counts from now`,
+                `${refused}: its deadline was ${instance.until}. Another target.deadline, such as \`--set target.deadline=8\`, counts from now`,
             );
         }
         const last = readings(this.store.home).find(({ machine }) => machine === host);
@@ -137,7 +138,7 @@ export class SshExecutor implements Executor, Machine {
         if (instance?.budget !== undefined && spent >= instance.budget) {
             const whose = instance.stack === undefined ? "it has" : `the machines of stack ${instance.stack} have`;
             throw new UserError(
-                `${host} is not started: ${whose} cost $${spent.toFixed(2)}, and target.budget is $${instance.budget.toFixed(2)}. A larger target.budget lets it go on`,
+                `${refused}: ${whose} cost $${spent.toFixed(2)}, and target.budget is $${instance.budget.toFixed(2)}. A larger target.budget lets it go on`,
             );
         }
     }
@@ -156,18 +157,31 @@ export class SshExecutor implements Executor, Machine {
      * machines have, in seconds of this one: the budget is for all of them.
      */
     private async readMeter(): Promise<void> {
-        const { host, home, instance, pricePerHour = 0 } = this.target;
+        const { home, instance, pricePerHour = 0 } = this.target;
         if (instance === undefined) return;
         const elsewhere = pricePerHour > 0 ? Math.ceil((this.spentElsewhere() / pricePerHour) * 3600) : 0;
         const file = quote(`${home}/spent-elsewhere`);
         const tell = `mkdir -p ${quote(home)}; [ "$(cat ${file} 2>/dev/null || echo 0)" -ge ${elsewhere} ] || echo ${elsewhere} >${file}; `;
         const said = await this.run(`${tell}cat /var/lib/retune-meter/seconds 2>/dev/null || echo 0`);
-        const reading = { machine: host, seconds: Number(said), pricePerHour, at: Date.now() / 1000 };
+        await this.noteMeter(Number(said));
+    }
+
+    private async noteMeter(seconds: number): Promise<void> {
+        const { host, instance, pricePerHour = 0 } = this.target;
+        if (instance === undefined) return;
+        const reading = { machine: host, seconds, pricePerHour, at: Date.now() / 1000 };
         const { stack, budget } = instance;
         await noteReading(this.store.home, {
             ...reading,
             ...(stack === undefined ? {} : { stack }),
             ...(budget === undefined ? {} : { budget }),
+        });
+    }
+
+    /** Before it goes for good. One that sleeps or does not answer has said all that it will. */
+    async lastReading(): Promise<void> {
+        await this.readMeter().catch((error: unknown) => {
+            if (!(error instanceof UserError)) throw error;
         });
     }
 
@@ -439,8 +453,12 @@ export class SshExecutor implements Executor, Machine {
         );
     }
 
-    /** Leaves the run's state here for those who ask without the engine. */
+    /**
+     * Leaves the run's state here for those who ask without the engine, and what the machine has cost: each answer may be
+     * the last that it gives.
+     */
     private async note(status: RunStatus): Promise<void> {
+        if (status.awakeSeconds !== undefined) await this.noteMeter(status.awakeSeconds);
         const { key, state, reason, attempt, queuedAt, startedAt, finishedAt } = status;
         const file = path.join(this.store.runFolder(key), "state.json");
         await fs.promises.mkdir(path.dirname(file), { recursive: true }); // of a client that was killed before it knew more

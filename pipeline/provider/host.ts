@@ -81,9 +81,10 @@ export class HostLifecycle implements ResourceLifecycle {
         }
     }
 
-    /** The machine stays as it is. */
-    delete(): Promise<void> {
-        return Promise.resolve();
+    /** The machine stays as it is; where it is one of the stack, it is about to go, and what it has cost is noted before. */
+    async delete(_urn: string, oldInputs: JsonObject): Promise<void> {
+        const target = targetSchema.safeParse(plain(oldInputs)["target"]).data;
+        if (target?.type === "ssh") await new SshExecutor(target, this.store, () => undefined).lastReading();
     }
 
     /** What was seen in this operation already, or a look. */

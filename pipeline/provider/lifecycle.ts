@@ -496,7 +496,7 @@ function stageOf(urn: string): Stage {
     return stage;
 }
 
-function stackOf(urn: string): string {
+export function stackOf(urn: string): string {
     const [start = ""] = urn.split("::");
     return start.slice("urn:pulumi:".length);
 }

@@ -84,7 +84,7 @@ async function loaded(kind: string): Promise<ResourceLifecycle> {
         case "HostKey":
             return new (await import("./host-key")).HostKeyLifecycle();
         case "Offer":
-            return new (await import("./offer")).OfferLifecycle(log);
+            return new (await import("./offer")).OfferLifecycle(store, log);
         case "Service":
             return new (await import("./service")).ServiceLifecycle(store, log, lifecycle.cancelled, lifecycle.session);
         case "Push":

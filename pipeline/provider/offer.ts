@@ -3,9 +3,12 @@ import { DISK_PRICE, INSTANCE_TYPES, instanceTypeOf, PRICES, quotaOf } from "../
 import { meaningOf } from "../../infra/aws/refusals";
 import { changesBetween, type Change } from "../changes";
 import { duration } from "../duration";
-import type { Json, JsonObject } from "../identity";
+import { readings } from "../executor/meter";
+import type { JsonObject } from "../identity";
+import { listRuns } from "../store/runs";
+import type { Store } from "../store/store";
 import { UserError } from "../user-error";
-import { checkFields, type Checked, type Log, type ResourceLifecycle } from "./lifecycle";
+import { checkFields, stackOf, type Checked, type Log, type ResourceLifecycle } from "./lifecycle";
 import { plain, withoutNulls } from "./values";
 
 const fields = {
@@ -21,6 +24,7 @@ const fields = {
     idleMinutes: z.number(),
     budget: z.number().optional(),
     runCost: z.number().optional(),
+    runHours: z.number().optional(),
     image: z.string(),
     system: z.string(),
     found: z.object({
@@ -34,13 +38,20 @@ const fields = {
 const schema = z.object(fields);
 type Terms = z.infer<typeof schema>;
 
+/** What the stack has had until now, and the settings that it came of. */
+const had = z.object({ image: z.string(), zone: z.string(), until: z.string() });
+type Before = z.infer<typeof had> & { readonly terms: JsonObject };
+
 /** Seconds that a run needs to get anywhere: its model is loaded, and a first step is done. */
 const SHORTEST_RUN = 300;
 const HOUR = 3_600_000;
 
 /** What AWS offers, held against what the stack wants: money is never spent to find out that it does not fit. */
 export class OfferLifecycle implements ResourceLifecycle {
-    constructor(private readonly log: Log) {}
+    constructor(
+        private readonly store: Store,
+        private readonly log: Log,
+    ) {}
 
     check(_urn: string, news: JsonObject): Promise<Checked> {
         return Promise.resolve(checkFields(fields, withoutNulls(news)));
@@ -56,8 +67,21 @@ export class OfferLifecycle implements ResourceLifecycle {
         return this.settle(urn, news, "would-run", olds, oldInputs);
     }
 
-    apply(urn: string, news: JsonObject, olds?: JsonObject, oldInputs?: JsonObject): Promise<JsonObject> {
-        return this.settle(urn, news, "ran", olds, oldInputs);
+    async apply(urn: string, news: JsonObject, olds?: JsonObject, oldInputs?: JsonObject): Promise<JsonObject> {
+        const outputs = await this.settle(urn, news, "ran", olds, oldInputs);
+        if (olds !== undefined) await this.readMeterOf(stackOf(urn));
+        return outputs;
+    }
+
+    /** Other terms may mean another machine: what the one that is there has cost is noted while it can say so. */
+    private async readMeterOf(stack: string): Promise<void> {
+        const { home } = this.store;
+        const [latest] = readings(home).filter((reading) => reading.stack === stack);
+        const targets = listRuns(home).flatMap(({ target }) => (target?.type === "ssh" ? [target] : []));
+        const target = targets.find(({ host }) => host === latest?.machine);
+        if (target === undefined) return;
+        const { SshExecutor } = await import("../executor/ssh");
+        await new SshExecutor(target, this.store, () => undefined).lastReading();
     }
 
     private async settle(
@@ -68,13 +92,13 @@ export class OfferLifecycle implements ResourceLifecycle {
         oldInputs: JsonObject = {},
     ): Promise<JsonObject> {
         const terms = schema.parse(withoutNulls(plain(news)));
-        const before = z.object({ image: z.string(), zone: z.string(), until: z.string() }).safeParse(plain(olds)).data;
-        const found = objections(terms, before?.image);
+        const known = had.safeParse(plain(olds)).data;
+        const outputs = outputsOf(terms, known && { ...known, terms: plain(oldInputs) });
+        const found = objections(terms, outputs.image);
         if (found.length > 0) {
             const count = found.length === 1 ? "" : `, for ${found.length} reasons`;
             throw new UserError(`nothing is made${count}:${found.map((one) => `\n  ${one}`).join("")}`);
         }
-        const outputs = outputsOf(terms, before, plain(oldInputs)["deadline"]);
         const facts = factsOf(terms, outputs.until);
         const lines = Object.entries(facts).map(([name, text]) => `${name}: ${text}`);
         this.log(urn, lines.join("\n"), { ephemeral: false });
@@ -90,11 +114,11 @@ export class OfferLifecycle implements ResourceLifecycle {
     }
 }
 
-/** Why it cannot be had, each with its setting; `kept` is the image that the stack has. */
-export function objections(terms: Terms, kept: string | undefined): string[] {
-    const { instanceType, region, zone, spot, pricePerHour, image, system } = terms;
+/** Why it cannot be had, each with its setting; `image` is empty where AWS would have to name it. */
+function objections(terms: Terms, image: string): string[] {
+    const { instanceType, region, zone, spot, pricePerHour, system } = terms;
     const { zones, quota, newest, problems } = terms.found;
-    const needsNewest = image === "latest" || (image === "kept" && kept === undefined);
+    const needsNewest = image === "";
     const found = unanswered(problems.filter((problem) => needsNewest || !problem.includes(`newest of ${system}`)));
     const { vcpus } = instanceTypeOf(instanceType);
     if (zones?.length === 0) {
@@ -139,21 +163,34 @@ function unanswered(problems: readonly string[]): string[] {
 }
 
 /**
- * The zone stays as long as it has the type, the image as long as it is not asked for another; the deadline counts from
- * the moment at which it was set.
+ * The zone stays as long as it has the type, the image as long as it is not asked for another. The deadline counts from the
+ * moment at which it was set; where it is past, another machine has another one, for nothing would stop that.
  */
-function outputsOf(
-    { zone, deadline, image, found: { zones = [], newest = "" } }: Terms,
-    before: { readonly image: string; readonly zone: string; readonly until: string } | undefined,
-    oldDeadline: Json | undefined,
-) {
+function outputsOf(terms: Terms, before: Before | undefined) {
+    const { deadline, found } = terms;
+    const { zones = [], newest = "" } = found;
     const stays = before !== undefined && zones.includes(before.zone) ? before.zone : undefined;
-    const at = new Date(Date.now() + deadline * HOUR).toISOString().replace(/\.\d+Z$/, "Z");
-    return {
-        zone: zone ?? stays ?? [...zones].sort()[0] ?? "",
-        image: image === "latest" ? newest : image === "kept" ? (before?.image ?? newest) : image,
-        until: before !== undefined && oldDeadline === deadline ? before.until : at,
-    };
+    const zone = terms.zone ?? stays ?? [...zones].sort()[0] ?? "";
+    const isAnother = zone !== before?.zone || differs(before, terms, ["instanceType", "region", "spot", "system"]);
+    const image = imageOf(terms, before, isAnother) ?? newest;
+    const now = Date.now();
+    const isOver = before !== undefined && Date.parse(before.until) <= now && (isAnother || image !== before.image);
+    const keepsUntil = before !== undefined && !differs(before, terms, ["deadline"]) && !isOver;
+    const at = new Date(now + deadline * HOUR).toISOString().replace(/\.\d+Z$/, "Z");
+    return { zone, image, until: keepsUntil ? before.until : at };
+}
+
+/** Undefined for the newest. To set `latest` asks for that once; from then on it comes with the next new machine. */
+function imageOf({ image, ...terms }: Terms, before: Before | undefined, isAnother: boolean): string | undefined {
+    if (image !== "kept" && image !== "latest") return image;
+    // Each region has ids of its own.
+    if (before === undefined || differs(before, terms, ["region", "system"])) return undefined;
+    const asks = image === "latest" && (isAnother || before.terms["image"] !== "latest");
+    return asks ? undefined : before.image;
+}
+
+function differs(before: Before, terms: Partial<Terms>, names: readonly (keyof Terms)[]): boolean {
+    return names.some((name) => before.terms[name] !== terms[name]);
 }
 
 /** Price, with its date and source, and what it can come to. */

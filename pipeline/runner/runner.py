@@ -76,6 +76,7 @@ STOPPED = 75
 STOP_GRACE = 600
 STATES = ("queued", "running", "succeeded", "failed", "stopped")
 ACTIVE = ("queued", "running")
+METER = Path("/var/lib/retune-meter/seconds")
 NO_SPACE = "no space left on the disk: make room, or move RETUNE_HOME to a larger one"
 # Bytes that must be free where a service has its log: as many are written at once.
 LOG_BLOCK = 1 << 16
@@ -248,6 +249,13 @@ def memory_kills() -> int:
     return kills
 
 
+def awake_seconds():
+    """How long a machine that costs money was awake in all, as infra/host/meter.sh counts it; None on any other."""
+    with contextlib.suppress(OSError, ValueError):
+        return int(METER.read_text())
+    return None
+
+
 def runtime_folder() -> Path:
     """A private folder for sockets, locks and secrets of this boot, the same for all homes of this user."""
     base = os.environ.get("XDG_RUNTIME_DIR") or ("/dev/shm" if Path("/dev/shm").is_dir() else tempfile.gettempdir())
@@ -343,6 +351,9 @@ class Run:
             answer["result"] = self.result()
         elif state["state"] not in ACTIVE and state.get("reason") != NO_SPACE:
             answer["log"] = tail(self.folder / "log", 4000)
+        awake = awake_seconds()
+        if awake is not None:
+            answer["awakeSeconds"] = awake
         return answer
 
     def try_lock(self):

@@ -6,6 +6,8 @@ import { Instance } from "../../pipeline/executor/instance";
 import { noteReading, spentBy } from "../../pipeline/executor/meter";
 import type { Program } from "../../pipeline/executor/machine";
 import { SshExecutor } from "../../pipeline/executor/ssh";
+import { HostLifecycle } from "../../pipeline/provider/host";
+import { OfferLifecycle } from "../../pipeline/provider/offer";
 import { Store } from "../../pipeline/store/store";
 import { temporaryFolder } from "./datasets/folder";
 
@@ -65,22 +67,82 @@ describe("an instance", () => {
     });
 });
 
-describe("a machine that sleeps", () => {
-    const target = (instance: Partial<SshTarget["instance"]> = {}): SshTarget => ({
-        type: "ssh",
-        host: ID,
-        port: 22,
-        user: "ubuntu",
-        hostKey: `ssh-ed25519 ${"A".repeat(68)}`,
-        home: ".retune",
-        gpu: "required",
-        pricePerHour: 1,
-        instance: { region: "us-east-1", access: "ssm", ...instance },
-    });
-    const executor = (instance: Partial<SshTarget["instance"]> = {}) =>
-        new SshExecutor(target(instance), new Store(folder), () => undefined);
-    const progress = (): void => undefined;
+const target = (instance: Partial<SshTarget["instance"]> = {}): SshTarget => ({
+    type: "ssh",
+    host: ID,
+    port: 22,
+    user: "ubuntu",
+    hostKey: `ssh-ed25519 ${"A".repeat(68)}`,
+    home: ".retune",
+    gpu: "required",
+    pricePerHour: 1,
+    instance: { region: "us-east-1", access: "ssm", ...instance },
+});
+const executor = (instance: Partial<SshTarget["instance"]> = {}) =>
+    new SshExecutor(target(instance), new Store(folder), () => undefined);
+const progress = (): void => undefined;
 
+describe("what a machine has cost", () => {
+    const KEY = "a".repeat(64);
+    const stack = "huatuo";
+    const spent = (): number | undefined => spentBy(folder, stack)?.amount;
+
+    /** A machine that was awake for so many seconds; its runner answers a status with what it is given. */
+    const awake = (seconds: number, status: object = {}): void => {
+        answers(described("running"));
+        const hello = JSON.stringify({ home: "/home/.retune", boot: "another", inode: [0, 0] });
+        const run = JSON.stringify({ key: KEY, state: "running", cursor: 0, events: [], ...status });
+        const script = `case "$last" in *hello*) echo '${hello}' ;; *status*|*stop*) echo '${run}' ;; *) echo ${seconds} ;; esac`;
+        writeFileSync(path.join(folder, "ssh"), `#!/bin/sh\nfor last; do :; done\n${script}\n`, { mode: 0o755 });
+    };
+
+    test("is noted with each answer about a run, so that a machine that is taken back has not cost the first minutes only", async () => {
+        awake(120, { awakeSeconds: 28_800 });
+        const following = executor({ stack });
+        await following.wake(progress);
+        expect(spent()).toBeCloseTo(120 / 3600);
+        await following.status(KEY, { cursor: 0, waitSeconds: 0 });
+        expect(spent()).toBe(8);
+        awake(120, { awakeSeconds: 36_000, state: "stopped" });
+        await following.stop(KEY);
+        expect(spent()).toBe(10);
+        // Nor does the machine after it get more than the rest.
+        await noteReading(folder, { machine: "i-1", stack: "another", seconds: 3600, pricePerHour: 9, at: 0 });
+        const next = new SshExecutor(
+            { ...target({ stack, budget: 10 }), host: "i-2" },
+            new Store(folder),
+            () => undefined,
+        );
+        await expect(next.wake(progress)).rejects.toThrow(
+            "nothing is run on i-2: the machines of stack huatuo have cost $10.00, and target.budget is $10.00. A larger target.budget lets it go on",
+        );
+    });
+
+    test("is noted once more before the stack's file says another machine, or none", async () => {
+        const offer = new OfferLifecycle(new Store(folder), () => undefined);
+        const host = new HostLifecycle(new Store(folder), () => undefined);
+        const terms = {
+            ...{ instanceType: "g5.xlarge", region: "us-east-1", spot: false, precision: "bf16", gpu: "required" },
+            ...{ pricePerHour: 1, deadline: 24, disk: 200, idleMinutes: 15, image: "kept", system: "ubuntu-22.04" },
+            found: { zones: ["us-east-1a"], quota: 8, newest: "ami-0001", problems: [] },
+        };
+        const urn = `urn:pulumi:${stack}::retune::finetune:infra:Offer::offer`;
+        awake(120, { awakeSeconds: 120 });
+        await executor({ stack }).status(KEY, { cursor: 0, waitSeconds: 0 });
+        awake(7200);
+        await offer.apply(urn, { ...terms, instanceType: "g6.xlarge" }, await offer.apply(urn, terms), terms);
+        expect(spent()).toBe(2);
+        awake(10_800);
+        await host.delete("", { target: target({ stack }) });
+        expect(spent()).toBe(3);
+        answers(described("stopped"));
+        await host.delete("", { target: target({ stack }) });
+        expect(spent()).toBe(3);
+        expect(calls().filter((call) => call.includes("start-instances"))).toEqual([]);
+    });
+});
+
+describe("a machine that sleeps", () => {
     test("is not woken by a question", async () => {
         answers(described("stopped"));
         await expect(executor().missing([])).rejects.toThrow(`${ID} sleeps (stopped)`);
@@ -101,6 +163,13 @@ describe("a machine that sleeps", () => {
             `${ID} is not started: its deadline was 2026-01-01T00:00:00Z. Another target.deadline, such as \`--set target.deadline=8\`, counts from now`,
         );
         expect(calls()).toHaveLength(1);
+    });
+
+    test("nor is anything run on one that was made after it", async () => {
+        answers(described("running"));
+        await expect(executor({ until: "2026-01-01T00:00:00Z" }).wake(progress)).rejects.toThrow(
+            `nothing is run on ${ID}: its deadline was 2026-01-01T00:00:00Z. Another target.deadline, such as \`--set target.deadline=8\`, counts from now`,
+        );
     });
 
     test("is not started when its budget is spent", async () => {

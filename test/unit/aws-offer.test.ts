@@ -3,6 +3,8 @@ import { quotaOf } from "../../infra/aws/offers";
 import { declaredTargetSchema, precisionOn } from "../../infra/target";
 import type { JsonObject } from "../../pipeline/identity";
 import { OfferLifecycle } from "../../pipeline/provider/offer";
+import { Store } from "../../pipeline/store/store";
+import { temporaryFolder } from "./datasets/folder";
 
 const urn = "urn:pulumi:huatuo::retune::finetune:infra:Offer::offer";
 
@@ -30,7 +32,7 @@ const on = (settings: JsonObject = {}, found: JsonObject = {}): JsonObject => ({
 
 function offer() {
     const said: string[] = [];
-    return { offer: new OfferLifecycle((_urn, text) => said.push(text)), said };
+    return { offer: new OfferLifecycle(new Store(temporaryFolder()), (_urn, text) => said.push(text)), said };
 }
 
 /** What is said in a preview, and again in an update, of what cannot be had. */
@@ -174,6 +176,41 @@ describe("an offer", () => {
         expect(await image("kept", "ami-0002")).toBe("ami-0000");
         expect(await image("latest", "ami-0002")).toBe("ami-0002");
         expect(await image("ami-0abc1234", "ami-0002")).toBe("ami-0abc1234");
+    });
+
+    test("under latest moves once: a newer image comes with the next new machine, not with another setting", async () => {
+        const { offer: one } = offer();
+        const olds = { zone: "us-east-1b", until: "2026-12-01T00:00:00Z", image: "ami-0000" };
+        const image = async (settings: JsonObject): Promise<unknown> =>
+            (await one.apply(urn, on({ image: "latest", ...settings }), olds, on({ image: "latest" })))["image"];
+        expect(await image({ idleMinutes: 20 })).toBe("ami-0000");
+        expect(await image({ instanceType: "g6.xlarge" })).toBe("ami-0001");
+    });
+
+    test("of another region or system has an image of that, also one that is kept", async () => {
+        const { offer: one } = offer();
+        const olds = { zone: "us-east-1b", until: "2026-12-01T00:00:00Z", image: "ami-0000" };
+        for (const settings of [{ region: "us-west-2" }, { system: "ubuntu-24.04" }])
+            expect(await one.apply(urn, on(settings), olds, on())).toMatchObject({ image: "ami-0001" });
+    });
+
+    test.each<[string, JsonObject, string, string]>([
+        [
+            "another machine has a new one",
+            { instanceType: "g6.xlarge" },
+            "2026-12-01T00:00:00Z",
+            "2026-12-03T10:00:00Z",
+        ],
+        ["of another image too", { image: "latest" }, "2026-12-01T00:00:00Z", "2026-12-03T10:00:00Z"],
+        ["the same one does not", { idleMinutes: 20 }, "2026-12-01T00:00:00Z", "2026-12-01T00:00:00Z"],
+        ["before it no machine does", { instanceType: "g6.xlarge" }, "2026-12-02T11:00:00Z", "2026-12-02T11:00:00Z"],
+    ])("after its deadline %s", async (_what, settings, before, until) => {
+        vi.useFakeTimers({ now: Date.parse("2026-12-02T10:00:00Z") });
+        onTestFinished(() => {
+            vi.useRealTimers();
+        });
+        const olds = { zone: "us-east-1b", until: before, image: "ami-0000" };
+        expect(await offer().offer.apply(urn, on(settings), olds, on())).toMatchObject({ until });
     });
 
     test("is not another because of what AWS has, or does not say, today", () => {

@@ -151,6 +151,25 @@ describe("a run", () => {
         ]);
     });
 
+    test("on a machine with a meter is told of with how long that was awake, and on any other without", () => {
+        const file = path.join(folder, "seconds");
+        const awake = (): unknown => {
+            const program = [
+                "import json, pathlib, runpy, sys",
+                "runner = runpy.run_path(sys.argv[1])",
+                'runner["awake_seconds"].__globals__["METER"] = pathlib.Path(sys.argv[4])',
+                'print(json.dumps(runner["Run"](pathlib.Path(sys.argv[2]), sys.argv[3]).status()))',
+            ].join("\n");
+            const said = execFileSync(python, ["-c", program, runner, home, key, file], { encoding: "utf8" });
+            return (JSON.parse(said) as Status).awakeSeconds;
+        };
+        expect(awake()).toBeUndefined();
+        writeFileSync(file, "");
+        expect(awake()).toBeUndefined();
+        writeFileSync(file, "28800\n");
+        expect(awake()).toBe(28_800);
+    });
+
     test("that was never submitted is lost, and a key that is none is refused", async () => {
         expect(await status()).toMatchObject({ state: "lost", reason: "it was never started", cursor: 0, events: [] });
         await expect(call(["status", "../x"])).rejects.toThrow("not a key: ../x");
