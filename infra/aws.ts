@@ -18,7 +18,7 @@ import { BucketVersioning } from "@pulumi/aws/s3/bucketVersioning.js";
 import { Schedule } from "@pulumi/aws/scheduler/schedule.js";
 import { getServiceQuota } from "@pulumi/aws/servicequotas/getServiceQuota.js";
 import { getParameter } from "@pulumi/aws/ssm/getParameter.js";
-import type { Output, Resource } from "@pulumi/pulumi";
+import type { Output, Resource, ResourceHookArgs } from "@pulumi/pulumi";
 import { all } from "@pulumi/pulumi/output.js";
 import { s3Remote } from "../pipeline/store/mirror";
 import { UserError } from "../pipeline/user-error";
@@ -62,6 +62,7 @@ export function awsTarget(target: AwsTarget, stack: string, needs: Needs): Outpu
         idleMinutes: target.idleMinutes,
         budget: target.budget,
         runCost: target.limits?.cost,
+        runHours: target.limits?.hours,
         image: target.image,
         system: target.system,
         found: lookAround(target, provider),
@@ -189,6 +190,7 @@ export function awsTarget(target: AwsTarget, stack: string, needs: Needs): Outpu
             replaceOnChanges: ["instanceType"],
             // Two at once may be more than the quota allows.
             deleteBeforeReplace: true,
+            hooks: { beforeCreate: [refuseAfterDeadline] },
         },
     );
 
@@ -296,6 +298,18 @@ async function lookAround(target: AwsTarget, provider: Provider): Promise<Found>
         ),
     ]);
     return withoutUndefined({ zones, quota, newest, problems: unanswered.flat() });
+}
+
+/**
+ * Only the engine knows that a machine is to be made although nothing has changed: somebody has terminated it, or there was
+ * none to be had. After the deadline no clock of AWS would stop it.
+ */
+function refuseAfterDeadline({ newInputs }: ResourceHookArgs): void {
+    const { deadline = "" } = (newInputs?.["tags"] ?? {}) as { readonly deadline?: string };
+    if (!(Date.parse(deadline) <= Date.now())) return;
+    throw new UserError(
+        `no machine is made: the deadline was ${deadline}. Another target.deadline, such as \`--set target.deadline=8\`, counts from now`,
+    );
 }
 
 /** The provider adds 26 characters, another name each time: S3 takes 63 of these, and of all AWS no two the same. */

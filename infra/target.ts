@@ -1,3 +1,4 @@
+import { isIPv4 } from "node:net";
 import { z } from "zod";
 import { expecting, flag, group, integer, list, notOneOf, number, oneOf, text } from "../pipeline/fields";
 import { isObject } from "../pipeline/identity";
@@ -26,6 +27,18 @@ const region = text("a region such as us-east-1").regex(
     /^[a-z]{2}(-[a-z]+)+-\d$/,
     "expected a region such as us-east-1",
 );
+
+/** Parts of AWS with accounts, prices, images and names of their own: what is made there was never tried. */
+const OTHER_PARTITION = /^(cn|us-gov|[a-z]{2}-iso[a-z]?)-/;
+
+/** A network of IPv4 as AWS takes it, and no more of the world than somebody may own. */
+function isNetwork(given: string): boolean {
+    const [, address = "", length = ""] = /^([\d.]+)\/(\d{1,2})$/.exec(given) ?? [];
+    const bits = Number(length);
+    if (!isIPv4(address) || bits < 8 || bits > 32) return false;
+    const number = address.split(".").reduce((sum, octet) => sum * 256 + Number(octet), 0);
+    return number % 2 ** (32 - bits) === 0;
+}
 
 /** `ssm`: through AWS's Session Manager, and no port is open. `key`: to port 22 of its public address. */
 const access = oneOf(["ssm", "key"]).default("ssm");
@@ -91,7 +104,10 @@ const ssh = {
 /** A machine that Retune makes at AWS, with what belongs to it. */
 const aws = {
     type: z.literal("aws"),
-    region,
+    region: region.refine((name) => !OTHER_PARTITION.test(name), {
+        error: ({ input }) =>
+            `${String(input)} is in a part of AWS of its own (China, GovCloud), where Retune makes nothing: choose another region, or make the machine there yourself and use it with type: ssh`,
+    }),
     /** An availability zone; otherwise one that offers the type. */
     zone: text("an availability zone such as us-east-1a").optional(),
     instanceType: oneOf(INSTANCE_TYPES).default("g5.xlarge"),
@@ -99,7 +115,10 @@ const aws = {
     spot: flag().default(false),
     /** What is on the image; `gpu-` has NVIDIA's driver already. */
     system: oneOf(SYSTEMS).default("gpu-ubuntu-22.04"),
-    /** `kept`: the newest at the first update, from then on the same. `latest` moves on, and replaces the machine. */
+    /**
+     * `kept`: the newest at the first update, from then on the same. Setting `latest` moves to the newest, with a new machine;
+     * where it is set already, the newest comes with the next new machine.
+     */
     image: text("kept, latest or an image's id")
         .regex(/^(kept|latest|ami-[0-9a-f]{8,17})$/, "expected kept, latest or an image's id such as ami-0abc1234")
         .default("kept"),
@@ -108,9 +127,9 @@ const aws = {
     access,
     /** Networks that may knock at port 22, for `access: key`. */
     from: list(
-        text("a network").regex(
-            /^(?!0\.0\.0\.0\/0)\d{1,3}(\.\d{1,3}){3}\/\d{1,2}$/,
-            "expected a network such as 203.0.113.7/32, and not the whole world",
+        text("a network").refine(
+            isNetwork,
+            "expected a network such as 203.0.113.7/32 or 203.0.113.0/24: its first address, and a prefix from 8 to 32",
         ),
         "a list of networks such as 203.0.113.7/32",
     ).optional(),

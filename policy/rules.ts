@@ -25,7 +25,8 @@ export interface Rule {
 
 const INSTANCE = "aws:ec2/instance:Instance";
 const COMMIT = /^[0-9a-f]{40}$/;
-const WORLD = ["0.0.0.0/0", "::/0"];
+/** The shortest prefix of a network that somebody may own: with fewer bits it is a part of the world. */
+const SHORTEST = { v4: 8, v6: 32 };
 
 export function rules({ regions, instanceTypes, dollarsPerRun }: Settings): Rule[] {
     return [
@@ -123,15 +124,18 @@ export function rules({ regions, instanceTypes, dollarsPerRun }: Settings): Rule
             name: "money",
             description: `A run costs at most $${dollarsPerRun}.`,
             broken: ({ type, props }) => {
-                const target = at(props, "target");
-                const price = at(target, "pricePerHour");
-                if (!type.startsWith("finetune:pipeline:") || typeof price !== "number") return [];
-                const hours = at(target, "limits", "hours");
-                const limits = [at(target, "limits", "cost"), typeof hours === "number" ? hours * price : null];
+                // Before there is a machine only the offer has them: the target of a stage is not known yet.
+                const isOffer = type === "finetune:infra:Offer";
+                if (!isOffer && !type.startsWith("finetune:pipeline:")) return [];
+                const { price, most, hours } = isOffer
+                    ? { price: props["pricePerHour"], most: props["runCost"], hours: props["runHours"] }
+                    : limitsOf(at(props, "target"));
+                if (typeof price !== "number") return [];
+                const limits = [most, typeof hours === "number" ? hours * price : null];
                 const cost = Math.min(...limits.filter((one) => typeof one === "number"));
                 if (cost <= dollarsPerRun) return [];
-                const most = cost === Infinity ? "any amount" : `$${cost.toFixed(2)}`;
-                return [`a run may cost ${most}, and the most is $${dollarsPerRun}: set target.limits.cost`];
+                const amount = cost === Infinity ? "any amount" : `$${cost.toFixed(2)}`;
+                return [`a run may cost ${amount}, and the most is $${dollarsPerRun}: set target.limits.cost`];
             },
         },
     ];
@@ -146,7 +150,17 @@ function listOf(value: Json | undefined): readonly Json[] {
 }
 
 function open(networks: readonly (Json | undefined)[]): string[] {
-    return networks.flatMap((one) =>
-        typeof one === "string" && WORLD.includes(one) ? [`a port is open to ${one}, the whole world`] : [],
-    );
+    return networks.flatMap((one) => {
+        const network = typeof one === "string" ? one : "";
+        const bits = Number(/\/(\d+)$/.exec(network)?.[1]);
+        const shortest = network.includes(":") ? SHORTEST.v6 : SHORTEST.v4;
+        if (!(bits < shortest)) return [];
+        const part = bits === 0 ? "the whole world" : `a part of the world: the prefix may be /${shortest} or longer`;
+        return [`a port is open to ${network}, ${part}`];
+    });
+}
+
+function limitsOf(target: Json | undefined) {
+    const [most, hours] = [at(target, "limits", "cost"), at(target, "limits", "hours")];
+    return { price: at(target, "pricePerHour"), most, hours };
 }

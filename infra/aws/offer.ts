@@ -20,6 +20,8 @@ interface OfferArgs {
     readonly budget: number | undefined;
     /** Dollars, of one run. */
     readonly runCost: number | undefined;
+    /** The same in hours. */
+    readonly runHours: number | undefined;
     /** `kept`, `latest` or an id. */
     readonly image: string;
     readonly system: string;

@@ -198,6 +198,19 @@ describe.skipIf(missing !== "")(`the stack huatuo on AWS${missing}`, () => {
             expect(account.machines()).toEqual([]);
         });
 
+        test("by the rules of policy/ with runs that may cost any amount", async () => {
+            const { code, answer } = await json("up", "--policy-pack", "policy", "--set", "target.limits={}");
+            expect(code).toBe(1);
+            const errors = answer.stages.flatMap(({ name, error }) =>
+                error === undefined ? [] : [`${name}: ${error}`],
+            );
+            expect(errors).toEqual([
+                "offer: rule money: a run may cost any amount, and the most is $20: set target.limits.cost",
+            ]);
+            expect(changed()).toEqual([]);
+            expect([account.machines(), buckets()]).toEqual([[], []]);
+        });
+
         test("a preview says what it costs, and makes nothing", async () => {
             const { code, stderr } = await json("preview");
             expect(code).toBe(0);
@@ -364,9 +377,15 @@ describe.skipIf(missing !== "")(`the stack huatuo on AWS${missing}`, () => {
         expect(clock()).toEqual(stopping(machine().InstanceId));
     });
 
-    test("a machine that somebody has terminated is made again, and no stage runs again", async () => {
+    test("a machine that somebody has terminated is made again, but not after its deadline, and no stage runs again", async () => {
         account.aws("ec2", "terminate-instances", "--instance-ids", machine().InstanceId);
         expect((await json("refresh")).code).toBe(0);
+        const late = await json("up", "--set", "target.deadline=0.000001");
+        expect(late.code).toBe(1);
+        expect(late.stderr).toMatch(
+            /^ *machine: .*no machine is made: the deadline was \d{4}-\S+Z\. Another target\.deadline, such as `--set target\.deadline=8`, counts from now$/m,
+        );
+        expect(account.machines()).toEqual([]);
         const { code, answer, actions } = await json("up");
         expect({ code, actions }).toMatchObject({ code: 0, actions: all("unchanged") });
         expect(digestsOf(answer)["export"]).toBeDefined();
@@ -388,7 +407,7 @@ describe.skipIf(missing !== "")(`the stack huatuo on AWS${missing}`, () => {
             const { pid } = JSON.parse(fs.readFileSync(file, "utf8")) as { pid: number };
             const cli = await client.cli();
             client.child.kill("SIGKILL");
-            await eventually("the CLI ends", () => !isAlive(cli), 10);
+            await eventually("the CLI ends", () => !isAlive(cli));
             expect(isAlive(pid)).toBe(true);
             const kept = objects();
             account.asked();

@@ -2,7 +2,8 @@ import { execFileSync } from "node:child_process";
 import path from "node:path";
 import * as pulumi from "@pulumi/pulumi/runtime/index.js";
 import { beforeEach, describe, expect, test } from "vitest";
-import type { Output } from "@pulumi/pulumi";
+import type { Output, ResourceHook, ResourceHookFunction } from "@pulumi/pulumi";
+import type {} from "@pulumi/pulumi/runtime/state.js";
 import { declaredTargetSchema, type AwsTarget } from "../../infra/target";
 import { temporaryFolder } from "./datasets/folder";
 
@@ -19,11 +20,14 @@ interface Made {
 
 let made: Made[];
 let identity: string;
+/** What the engine calls before it makes a machine. */
+let beforeMachine: ResourceHookFunction | undefined;
 /** What AWS waits for before it refuses an answer, in ms; `undefined`: it answers. */
 let refusals: Readonly<Record<string, number>> | undefined;
 
 beforeEach(async () => {
     made = [];
+    beforeMachine = undefined;
     refusals = undefined;
     identity = path.join(temporaryFolder(), "key");
     execFileSync("ssh-keygen", ["-q", "-t", "ed25519", "-N", "", "-f", identity]);
@@ -67,6 +71,13 @@ beforeEach(async () => {
         "retune",
         "huatuo",
     );
+    // Pulumi's mocks know no hooks: here they go to nobody but the test.
+    const registerResourceHook = ({ callback }: ResourceHook): Promise<void> => {
+        beforeMachine = callback;
+        return Promise.resolve();
+    };
+    const callbacks = { registerResourceHook, awaitStackRegistrations: () => Promise.resolve() };
+    Object.assign(globalThis.globalStore, { callbacks });
 });
 
 async function target(settings: Readonly<Record<string, unknown>> = {}, stack = "huatuo"): Promise<unknown> {
@@ -167,6 +178,17 @@ describe("a machine of AWS", () => {
             Version: "2012-10-17",
             Statement: [{ Effect: "Allow", Action: ["ec2:StopInstances"], Resource: ["arn:machine"] }],
         });
+    });
+
+    test("is not made after its deadline, when no clock would stop it", async () => {
+        await target();
+        const make = (deadline: string): unknown =>
+            beforeMachine?.({ urn: "", id: "", name: "machine", type: "", newInputs: { tags: { deadline } } });
+        expect(beforeMachine).toBeDefined();
+        expect(() => make("2020-12-02T10:00:00Z")).toThrow(
+            "no machine is made: the deadline was 2020-12-02T10:00:00Z. Another target.deadline, such as `--set target.deadline=8`, counts from now",
+        );
+        expect(make(new Date(Date.now() + 60_000).toISOString())).toBeUndefined();
     });
 
     test("keeps its models versioned, encrypted and to itself", async () => {
@@ -285,11 +307,25 @@ describe("settings that are refused", () => {
             { access: "key" },
             "from: missing: access: key needs the networks that you come from, such as [203.0.113.7/32]; with access: ssm no port is open",
         ],
-        [
-            { access: "key", from: ["0.0.0.0/0"] },
-            "from.0: expected a network such as 203.0.113.7/32, and not the whole world",
-        ],
+        ...["0.0.0.0/0", "0.0.0.0/1", "1.2.3.4/0", "999.1.1.1/99", "1.2.3.256/32", "203.0.113.7/24", "203.0.113.7"].map(
+            (network): [Readonly<Record<string, unknown>>, string] => [
+                { access: "key", from: [network] },
+                "from.0: expected a network such as 203.0.113.7/32 or 203.0.113.0/24: its first address, and a prefix from 8 to 32",
+            ],
+        ),
+        ...["cn-north-1", "us-gov-west-1", "us-iso-east-1"].map(
+            (region): [Readonly<Record<string, unknown>>, string] => [
+                { region },
+                `region: ${region} is in a part of AWS of its own (China, GovCloud), where Retune makes nothing: choose another region, or make the machine there yourself and use it with type: ssh`,
+            ],
+        ),
     ])("%j", (settings, message) => {
         expect(problems(settings)).toEqual([message]);
+    });
+
+    test("networks that somebody may own, and any other region, are taken", () => {
+        const from = ["203.0.113.7/32", "203.0.113.0/24", "10.0.0.0/8", "255.255.255.255/32"];
+        expect(problems({ access: "key", from })).toEqual([]);
+        expect(["us-east-1", "ap-southeast-1", "mx-central-1"].flatMap((region) => problems({ region }))).toEqual([]);
     });
 });

@@ -20,6 +20,7 @@ const instance: JsonObject = {
 const GROUP = "aws:ec2/securityGroup:SecurityGroup";
 const MODEL = "finetune:pipeline:Model";
 const TRAINING = "finetune:pipeline:Training";
+const OFFER = "finetune:infra:Offer";
 const target: JsonObject = { type: "ssh", hostKey: "ssh-ed25519 AAAA", pricePerHour: 1, limits: { cost: 5 } };
 
 describe("a rule is kept by", () => {
@@ -33,6 +34,10 @@ describe("a rule is kept by", () => {
         ["a run with a limit", TRAINING, { target }],
         ["a run of few hours", TRAINING, { target: { ...target, limits: { hours: 20 } } }],
         ["a run on a machine without a price", TRAINING, { target: { type: "local" } }],
+        ["a run on a machine that is not made yet", TRAINING, { target: null }],
+        ["an offer whose runs have a limit", OFFER, { pricePerHour: 1, runCost: 20 }],
+        ["one whose runs are of few hours", OFFER, { pricePerHour: 1, runHours: 20 }],
+        ["a door for a network that somebody may own", GROUP, { ingress: [{ cidrBlocks: ["10.0.0.0/8"] }] }],
     ])("%s", (_what, type, props) => {
         expect(broken(type, props)).toEqual([]);
     });
@@ -105,6 +110,30 @@ describe("a rule is broken by", () => {
             MODEL,
             { source: { huggingface: "Qwen/Qwen3-0.6B", revision: "main" } },
             "model-commit: model.source.revision of Qwen/Qwen3-0.6B is not a commit (40 hexadecimal digits)",
+        ],
+        [
+            "a door for half of the world",
+            GROUP,
+            { ingress: [{ cidrBlocks: ["128.0.0.0/1"] }] },
+            "no-open-port: a port is open to 128.0.0.0/1, a part of the world: the prefix may be /8 or longer",
+        ],
+        [
+            "the same in the other protocol",
+            GROUP,
+            { ingress: [{ ipv6CidrBlocks: ["2000::/3"] }] },
+            "no-open-port: a port is open to 2000::/3, a part of the world: the prefix may be /32 or longer",
+        ],
+        [
+            "an offer without a limit, before there is a machine",
+            OFFER,
+            { pricePerHour: 1 },
+            "money: a run may cost any amount, and the most is $20: set target.limits.cost",
+        ],
+        [
+            "one with too many hours",
+            OFFER,
+            { pricePerHour: 2, runHours: 15 },
+            "money: a run may cost $30.00, and the most is $20: set target.limits.cost",
         ],
         [
             "a run without a limit",
