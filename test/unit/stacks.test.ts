@@ -25,8 +25,8 @@ const urn = "urn:pulumi:dev::retune::finetune:pipeline:Model::model";
 const resources = [{ type: "finetune:pipeline:Model", urn, outputs: { key: "k" } }];
 
 describe("a stack's state", () => {
-    test("gives its stages", () => {
-        writeFileSync(file, JSON.stringify({ version: 3, checkpoint: { latest: { resources } } }));
+    test.each([{ version: 3 }, { version: 4, features: ["hooks"] }])("gives its stages, %j", (made) => {
+        writeFileSync(file, JSON.stringify({ ...made, checkpoint: { latest: { resources } } }));
         expect(readStacks()).toEqual([
             {
                 stack: "dev",
@@ -58,8 +58,8 @@ describe("a stack's state", () => {
     test.each([
         [
             "of a newer Pulumi",
-            JSON.stringify({ version: 4, features: ["new"], checkpoint: {} }),
-            (at: string) => `${at} is a state of version 4, but this Retune knows 3: a newer Pulumi has written it`,
+            JSON.stringify({ version: 5, features: ["new"], checkpoint: {} }),
+            (at: string) => `${at} is a state of version 5, but this Retune knows 4: a newer Pulumi has written it`,
         ],
         [
             "cut short",
