@@ -5,8 +5,8 @@ import { targetSchema } from "../infra/target";
 import { project } from "../scripts/locations.cjs";
 import type { Program } from "./executor/machine";
 import { digest, integer, jsonObject, oneOf } from "./fields";
+import { frontOf } from "./front";
 import { chatFields, PRECISIONS } from "./llamafactory/answering";
-import { isObject, parseJson, type JsonObject } from "./identity";
 import { environmentOf, programs, versions } from "./llamafactory/job";
 import { whyLost } from "./processes";
 
@@ -55,17 +55,6 @@ export function portProblem(port: number, home: string, stack: string): string |
     return ["/proc/net/tcp", "/proc/net/tcp6"].some((file) => listens.test(textOf(file)))
         ? `${port} is taken by another program on this machine: choose another port`
         : undefined;
-}
-
-/** Why nothing serves at a port of this machine, by what the service's front has written down. */
-export function whySilent(port: number, home: string): string | undefined {
-    const { active, reason, ...front } = frontOf(port, home);
-    const why = whyLost(front) ?? (isObject(active) ? undefined : "it is coming up");
-    return why !== undefined && typeof reason === "string" ? reason : why;
-}
-
-function frontOf(port: number, home: string): JsonObject {
-    return parseJson(textOf(path.join(home, "services", String(port), "state.json"))) ?? {};
 }
 
 function textOf(file: string): string {
