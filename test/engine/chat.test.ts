@@ -42,16 +42,15 @@ describe("talking to a stack's models", () => {
             ],
             { stdin: true },
         );
-    /** What the attended programs have left. */
-    const left = () => ({
-        files: filesBelow(path.join(rig.home, "attended")),
-        programs: processes().filter((pid) => commandOf(pid).includes(`${rig.home}/attended/`)),
-    });
+    const attended = () => processes().filter((pid) => commandOf(pid).includes(`${rig.home}/attended/`));
+    /** What the attended programs have left, once they have ended: until then their files come and go. */
+    const left = () => ({ files: filesBelow(path.join(rig.home, "attended")), programs: attended() });
     const NOTHING = { files: [], programs: [] };
 
     test("two of them answer as they do in the evaluation, each asked as it was trained", async () => {
         const chat = start(process.execPath, "chat.cjs", "--compare", "incumbent", "--max-tokens", "8");
-        chat.child.stdin?.end(`${QUESTION}\n\n/exit\nnever asked\n`);
+        const long = "头痛".repeat(5000);
+        chat.child.stdin?.end(`${long}\n\n${QUESTION}\n/exit\nnever asked\n`);
         const { code, stdout, stderr }: Ended = await chat.ended;
         expect(code, stderr).toBe(0);
         const file = path.join(fileURLToPath(stageOf(answer, "evaluation").uri ?? ""), "evaluation.json");
@@ -60,8 +59,13 @@ describe("talking to a stack's models", () => {
             { prompts: { prompt: string; answer: string }[] }
         >;
         const answerOf = ({ prompts }: typeof tuned) => prompts.find(({ prompt }) => prompt === QUESTION)?.answer;
-        const said = stdout.trimEnd().split("\n");
-        expect(said.map((line) => line.replace(" … (--max-tokens)", "").trim())).toEqual([
+        // What each is sent has the length of its own instruction and template.
+        const tooLong = (tokens: number): string =>
+            `(the conversation is longer than the model's context: ${tokens} of 2048 tokens; /clear begins anew)`;
+        const lines = stdout.trimEnd().split("\n");
+        expect(lines.map((line) => line.replace(" … (--max-tokens)", "").trim())).toEqual([
+            `[incumbent] ${tooLong(30_058)}`,
+            `[tuned] ${tooLong(30_041)}`,
             `[incumbent] ${answerOf(incumbent) ?? "?"}`,
             `[tuned] ${answerOf(tuned) ?? "?"}`,
         ]);
@@ -106,7 +110,7 @@ describe("talking to a stack's models", () => {
         starting.child.stdin?.write("\u0003");
         const { stdout } = await starting.ended;
         expect(stdout.endsWith(`\nmodes as before\nexit ${code}\n`), stdout).toBe(true);
-        await eventually("the target's program ends", () => left().programs.length === 0);
+        await eventually("the target's program ends", () => attended().length === 0);
     });
 
     test("Ctrl-C ends `status --watch`, and the terminal is as it was", async () => {
@@ -153,7 +157,7 @@ describe("talking to a stack's models", () => {
             template: "qwen3",
             adapters: ["tuned"],
         });
-        expect(left().programs).not.toEqual([]);
+        expect(attended()).not.toEqual([]);
         ui.child.stdin?.write("\u0003");
         const { stdout } = await ui.ended;
         expect(stdout.endsWith("\nmodes as before\nexit 0\n"), stdout).toBe(true);
