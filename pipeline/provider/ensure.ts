@@ -256,8 +256,9 @@ async function provide(
 }
 
 function supplies({ program, hub }: Pick<Job, "program" | "hub">): Supplies {
-    const token = secretOf("huggingfaceToken");
-    return { programs: programs(program), secrets: hub && token !== undefined ? { HF_TOKEN: token } : {} };
+    // Of a run that asks no hub the token is none of its business, be it a usable one or not.
+    const token = hub ? secretOf("huggingfaceToken") : undefined;
+    return { programs: programs(program), secrets: token === undefined ? {} : { HF_TOKEN: token } };
 }
 
 async function follow(first: RunStatus, surroundings: Surroundings): Promise<Result> {

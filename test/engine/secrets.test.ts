@@ -70,7 +70,8 @@ describe("secrets", () => {
         rig.configure();
         // Of a stack's own secrets the engine gives every plugin all, in its environment, which whatever it starts would inherit.
         await cli("config", "set", "--stack", "test", "--secret", "finetune:judgeKey", CANARY);
-        const running = rig.spawn("up", ["--json"], { env: { HF_TOKEN: CANARY } });
+        // Nor does it matter that no hub would take it.
+        const running = rig.spawn("up", ["--json"], { env: { HF_TOKEN: `${CANARY}\nand more` } });
         const seen = await listsWith(CANARY, running);
         const { code, stdout, stderr } = await running.ended;
         rig.configure();
