@@ -17,9 +17,11 @@ export function frontOf(port: number, home: string): JsonObject {
     }
 }
 
+export const COMING_UP = "it is coming up";
+
 /** Why nothing serves at a port; undefined where a model does. */
 export function whySilent(port: number, home: string): string | undefined {
     const { active, reason, ...front } = frontOf(port, home);
-    const why = whyLost(front) ?? (isObject(active) ? undefined : "it is coming up");
+    const why = whyLost(front) ?? (isObject(active) ? undefined : COMING_UP);
     return why !== undefined && typeof reason === "string" ? reason : why;
 }

@@ -150,10 +150,10 @@ async function sendAgain(unsent: readonly Upload[], display: Display): Promise<v
     });
 }
 
-/** Whether a stack has a model that was accepted. Where its state is kept elsewhere, that is taken for granted. */
+/** Whether a stack has a model that was accepted. Where its state cannot be read here, that is taken for granted. */
 function isExported(stack: string): boolean {
     const state = readStacks().find((one) => one.stack === stack);
-    if (state === undefined) return true;
+    if (state === undefined || state.problem !== undefined) return true;
     return state.stages.some(({ type, outputs }) => type === "finetune:pipeline:Export" && "digest" in outputs);
 }
 

@@ -2,7 +2,7 @@ import { setTimeout } from "node:timers/promises";
 import { Command } from "commander";
 import { duration } from "../pipeline/duration";
 import { costOf, readings, spentBy, type MeterReading } from "../pipeline/executor/meter";
-import { whySilent } from "../pipeline/front";
+import { COMING_UP, whySilent } from "../pipeline/front";
 import { isObject, type JsonObject } from "../pipeline/identity";
 import { sparkline } from "../pipeline/progress";
 import { activeRun, followedRuns, type Followed } from "../pipeline/store/followed";
@@ -145,6 +145,7 @@ function served(stack: string, { inputs, outputs }: StackStatus["stages"][number
     const isHere = isObject(target) && target["type"] === "local" && typeof port === "number";
     const why = isHere ? whySilent(port, home()) : undefined;
     if (why === undefined) return `serves at ${uri}`;
+    if (why === COMING_UP) return `does not serve yet: ${why}`;
     return `does not serve: ${why}; ${command("refresh", stack)}, then ${command("up", stack)} bring it back`;
 }
 

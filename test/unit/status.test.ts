@@ -63,6 +63,7 @@ test("a service that is down, and a result that is not as it was made, are said"
         service("elsewhere", 8004, "ssh"),
         service("drifted", 8005, "local", { drift: "it serves another model" }),
         service("absent", 8006, "local"),
+        service("beginning", 8007, "local"),
     ];
     write("state/.pulumi/stacks/retune/dev.json", { version: 3, checkpoint: { latest: { resources } } });
     const front = { boot: bootId(), pid: process.pid, pidStarted: processOf(process.pid)?.started };
@@ -70,6 +71,7 @@ test("a service that is down, and a result that is not as it was made, are said"
     write("services/8002/state.json", { ...front, active: { key: "k" }, boot: "another" });
     write("services/8003/state.json", { ...front, reason: "its process was ended by SIGTERM" });
     write("services/8005/state.json", { ...front, active: { key: "k" } });
+    write("services/8007/state.json", { ...front, reason: null });
     const { stdout } = spawnSync(process.execPath, command.slice(0, 1), {
         env: { ...env, TZ: "UTC" },
         encoding: "utf8",
@@ -88,6 +90,7 @@ test("a service that is down, and a result that is not as it was made, are said"
         `elsewhere  serves at ${uri(8004)}`,
         "drifted  it serves another model; `npm run up` repairs it",
         `absent  ${down("its state.json does not name its process")}`,
+        "beginning  does not serve yet: it is coming up",
         "",
     ]);
 });
