@@ -19,6 +19,7 @@ import { Schedule } from "@pulumi/aws/scheduler/schedule.js";
 import { getServiceQuota } from "@pulumi/aws/servicequotas/getServiceQuota.js";
 import { getParameter } from "@pulumi/aws/ssm/getParameter.js";
 import type { Output, Resource, ResourceHookArgs } from "@pulumi/pulumi";
+import { ResourceHook } from "@pulumi/pulumi/resource.js";
 import { all } from "@pulumi/pulumi/output.js";
 import { s3Remote } from "../pipeline/store/mirror";
 import { UserError } from "../pipeline/user-error";
@@ -65,6 +66,7 @@ export function awsTarget(target: AwsTarget, stack: string, needs: Needs): Outpu
         runHours: target.limits?.hours,
         image: target.image,
         system: target.system,
+        publicKey,
         found: lookAround(target, provider),
     });
 
@@ -190,7 +192,7 @@ export function awsTarget(target: AwsTarget, stack: string, needs: Needs): Outpu
             replaceOnChanges: ["instanceType"],
             // Two at once may be more than the quota allows.
             deleteBeforeReplace: true,
-            hooks: { beforeCreate: [refuseAfterDeadline] },
+            hooks: { beforeCreate: [new ResourceHook("deadline", refuseAfterDeadline, { onDryRun: true })] },
         },
     );
 

@@ -117,7 +117,7 @@ const aws = {
     system: oneOf(SYSTEMS).default("gpu-ubuntu-22.04"),
     /**
      * `kept`: the newest at the first update, from then on the same. Setting `latest` moves to the newest, with a new machine;
-     * where it is set already, the newest comes with the next new machine.
+     * where it is set already, the newest comes with the next other machine.
      */
     image: text("kept, latest or an image's id")
         .regex(/^(kept|latest|ami-[0-9a-f]{8,17})$/, "expected kept, latest or an image's id such as ami-0abc1234")

@@ -25,6 +25,8 @@ interface OfferArgs {
     /** `kept`, `latest` or an id. */
     readonly image: string;
     readonly system: string;
+    /** Whoever has its private half may come in: another key is another machine. */
+    readonly publicKey: string;
     readonly found: Input<Found>;
 }
 

@@ -127,7 +127,8 @@ export class SshExecutor implements Executor, Machine {
     /** What is agreed about money and time holds for a machine that sleeps, and for one that was just made. */
     private refuseBeyondLimits(state: InstanceState["state"]): void {
         const { host, pricePerHour = 0, instance } = this.target;
-        const refused = state === "running" ? `nothing is run on ${host}` : `${host} is not started`;
+        const refused =
+            state === "running" ? `nothing more is run on ${host}, or fetched from it` : `${host} is not started`;
         if (instance?.until !== undefined && Date.parse(instance.until) <= Date.now()) {
             throw new UserError(
                 `${refused}: its deadline was ${instance.until}. Another target.deadline, such as \`--set target.deadline=8\`, counts from now`,

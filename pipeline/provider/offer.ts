@@ -27,6 +27,7 @@ const fields = {
     runHours: z.number().optional(),
     image: z.string(),
     system: z.string(),
+    publicKey: z.string(),
     found: z.object({
         zones: z.array(z.string()).optional(),
         quota: z.number().optional(),
@@ -171,7 +172,8 @@ function outputsOf(terms: Terms, before: Before | undefined) {
     const { zones = [], newest = "" } = found;
     const stays = before !== undefined && zones.includes(before.zone) ? before.zone : undefined;
     const zone = terms.zone ?? stays ?? [...zones].sort()[0] ?? "";
-    const isAnother = zone !== before?.zone || differs(before, terms, ["instanceType", "region", "spot", "system"]);
+    const isAnother =
+        zone !== before?.zone || differs(before, terms, ["instanceType", "region", "spot", "system", "publicKey"]);
     const image = imageOf(terms, before, isAnother) ?? newest;
     const now = Date.now();
     const isOver = before !== undefined && Date.parse(before.until) <= now && (isAnother || image !== before.image);

@@ -380,11 +380,13 @@ describe.skipIf(missing !== "")(`the stack huatuo on AWS${missing}`, () => {
     test("a machine that somebody has terminated is made again, but not after its deadline, and no stage runs again", async () => {
         account.aws("ec2", "terminate-instances", "--instance-ids", machine().InstanceId);
         expect((await json("refresh")).code).toBe(0);
-        const late = await json("up", "--set", "target.deadline=0.000001");
-        expect(late.code).toBe(1);
-        expect(late.stderr).toMatch(
-            /^ *machine: .*no machine is made: the deadline was \d{4}-\S+Z\. Another target\.deadline, such as `--set target\.deadline=8`, counts from now$/m,
-        );
+        for (const command of ["preview", "up"] as const) {
+            const late = await json(command, "--set", "target.deadline=0.000001");
+            expect(late.code).toBe(1);
+            expect(late.stderr).toMatch(
+                /^ *machine: .*no machine is made: the deadline was \d{4}-\S+Z\. Another target\.deadline, such as `--set target\.deadline=8`, counts from now$/m,
+            );
+        }
         expect(account.machines()).toEqual([]);
         const { code, answer, actions } = await json("up");
         expect({ code, actions }).toMatchObject({ code: 0, actions: all("unchanged") });

@@ -114,7 +114,7 @@ describe("what a machine has cost", () => {
             () => undefined,
         );
         await expect(next.wake(progress)).rejects.toThrow(
-            "nothing is run on i-2: the machines of stack huatuo have cost $10.00, and target.budget is $10.00. A larger target.budget lets it go on",
+            "nothing more is run on i-2, or fetched from it: the machines of stack huatuo have cost $10.00, and target.budget is $10.00. A larger target.budget lets it go on",
         );
     });
 
@@ -123,7 +123,15 @@ describe("what a machine has cost", () => {
         const host = new HostLifecycle(new Store(folder), () => undefined);
         const terms = {
             ...{ instanceType: "g5.xlarge", region: "us-east-1", spot: false, precision: "bf16", gpu: "required" },
-            ...{ pricePerHour: 1, deadline: 24, disk: 200, idleMinutes: 15, image: "kept", system: "ubuntu-22.04" },
+            ...{
+                pricePerHour: 1,
+                deadline: 24,
+                disk: 200,
+                idleMinutes: 15,
+                image: "kept",
+                system: "ubuntu-22.04",
+                publicKey: "ssh-ed25519 PUBLIC",
+            },
             found: { zones: ["us-east-1a"], quota: 8, newest: "ami-0001", problems: [] },
         };
         const urn = `urn:pulumi:${stack}::retune::finetune:infra:Offer::offer`;
@@ -168,7 +176,7 @@ describe("a machine that sleeps", () => {
     test("nor is anything run on one that was made after it", async () => {
         answers(described("running"));
         await expect(executor({ until: "2026-01-01T00:00:00Z" }).wake(progress)).rejects.toThrow(
-            `nothing is run on ${ID}: its deadline was 2026-01-01T00:00:00Z. Another target.deadline, such as \`--set target.deadline=8\`, counts from now`,
+            `nothing more is run on ${ID}, or fetched from it: its deadline was 2026-01-01T00:00:00Z. Another target.deadline, such as \`--set target.deadline=8\`, counts from now`,
         );
     });
 

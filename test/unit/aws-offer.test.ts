@@ -20,6 +20,7 @@ const terms: JsonObject = {
     idleMinutes: 15,
     image: "kept",
     system: "ubuntu-22.04",
+    publicKey: "ssh-ed25519 PUBLIC",
 };
 const there: JsonObject = { zones: ["us-east-1b", "us-east-1a"], quota: 8, newest: "ami-0001", problems: [] };
 
@@ -198,6 +199,12 @@ describe("an offer", () => {
         [
             "another machine has a new one",
             { instanceType: "g6.xlarge" },
+            "2026-12-01T00:00:00Z",
+            "2026-12-03T10:00:00Z",
+        ],
+        [
+            "one with another key has too",
+            { publicKey: "ssh-ed25519 ANOTHER" },
             "2026-12-01T00:00:00Z",
             "2026-12-03T10:00:00Z",
         ],
