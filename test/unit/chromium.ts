@@ -56,6 +56,7 @@ export class Browser {
         this.child = spawn(command, [...flags, ...sandbox, profile, "about:blank"], {
             stdio: ["ignore", "ignore", "ignore", "pipe", "pipe"],
             detached: true, // a group with its children, which write into the profile as well
+            env: { ...process.env, TMPDIR: this.folder }, // where it leaves a socket when it is killed
         });
         let rest = "";
         (this.child.stdio[4] as Readable).setEncoding("utf8").on("data", (text: string) => {
