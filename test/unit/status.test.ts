@@ -35,6 +35,16 @@ test("it is for people", () => {
     });
 });
 
+test("it loads neither the schemas of the configuration nor Pulumi, which would take longer than its answer", () => {
+    const env = emptyHome();
+    const told = path.join(env["RETUNE_HOME"] ?? "", "tell.cjs");
+    fs.writeFileSync(told, 'process.on("exit", () => console.log(JSON.stringify(Object.keys(require.cache))));');
+    const { stdout } = spawnSync(process.execPath, ["--require", told, command[0] ?? ""], { env, encoding: "utf8" });
+    const loaded = JSON.parse(stdout.trimEnd().split("\n").at(-1) ?? "") as string[];
+    expect(loaded.some((file) => file.includes("/node_modules/commander/"))).toBe(true);
+    expect(loaded.filter((file) => /\/node_modules\/(zod|@pulumi)\//.test(file))).toEqual([]);
+});
+
 test("a service that is down, and a result that is not as it was made, are said", () => {
     const env = emptyHome();
     const write = (file: string, content: object): void => {
