@@ -1,6 +1,5 @@
-import * as fs from "node:fs";
 import * as path from "node:path";
-import { isObject, parseJson, type JsonObject } from "./identity";
+import { isObject, objectIn, type JsonObject } from "./identity";
 import { whyLost } from "./processes";
 
 /*
@@ -9,12 +8,7 @@ import { whyLost } from "./processes";
  */
 
 export function frontOf(port: number, home: string): JsonObject {
-    const file = path.join(home, "services", String(port), "state.json");
-    try {
-        return parseJson(fs.readFileSync(file, "utf8")) ?? {};
-    } catch {
-        return {};
-    }
+    return objectIn(path.join(home, "services", String(port), "state.json")) ?? {};
 }
 
 export const COMING_UP = "it is coming up";

@@ -60,6 +60,15 @@ export function parseJson(text: string): JsonObject | undefined {
     }
 }
 
+/** The object that a file holds; undefined where it is gone, as another client may have taken it away, or torn. */
+export function objectIn(file: string): JsonObject | undefined {
+    try {
+        return parseJson(fs.readFileSync(file, "utf8"));
+    } catch {
+        return undefined;
+    }
+}
+
 /** Whether a value holds something that is known only after another stage has run. */
 export function hasUnknown(value: unknown): boolean {
     if (Array.isArray(value)) return value.some(hasUnknown);

@@ -1,7 +1,7 @@
 import * as fs from "node:fs";
 import * as path from "node:path";
 import { drawChart } from "./charts";
-import { parseJson } from "../identity";
+import { objectIn } from "../identity";
 import type { Language, ModelEvaluation, ReportData } from "./data";
 import { loss, score, time } from "./format";
 import { html, type Html } from "./html";
@@ -39,7 +39,7 @@ export function wayToIndex(stack: string): string {
 export function generationsOf(home: string, stack: string): Generation[] {
     const folder = historyFolder(home, stack);
     return numbersIn(folder).flatMap((number) => {
-        const made = parseJson(textOf(path.join(folder, String(number), "generation.json")));
+        const made = objectIn(path.join(folder, String(number), "generation.json"));
         return made === undefined ? [] : [{ ...(made as unknown as Generation), number }];
     });
 }
@@ -47,14 +47,6 @@ export function generationsOf(home: string, stack: string): Generation[] {
 function numbersIn(folder: string): number[] {
     const names = fs.existsSync(folder) ? fs.readdirSync(folder).filter((name) => /^\d+$/.test(name)) : [];
     return names.map(Number).sort((a, b) => a - b);
-}
-
-function textOf(file: string): string {
-    try {
-        return fs.readFileSync(file, "utf8");
-    } catch {
-        return "";
-    }
 }
 
 export function pageOf(home: string, stack: string, number: number): string {
@@ -66,7 +58,7 @@ export function languageOfHistory(home: string, stack: string): Language | undef
     const last = generationsOf(home, stack).at(-1);
     if (last === undefined) return undefined;
     const file = path.join(historyFolder(home, stack), String(last.number), "report.json");
-    const report = parseJson(textOf(file)) as Partial<ReportData> | undefined;
+    const report = objectIn(file) as Partial<ReportData> | undefined;
     return report?.language;
 }
 

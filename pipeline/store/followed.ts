@@ -1,7 +1,7 @@
 import * as fs from "node:fs";
 import * as path from "node:path";
 import type { Target } from "../../infra/target";
-import { parseJson } from "../identity";
+import { objectIn } from "../identity";
 import { isActive, readRun, type RunSummary } from "./runs";
 
 /**
@@ -18,7 +18,7 @@ export interface Followed {
 /** What is followed, one file each, below RETUNE_HOME. */
 export function followedRuns(home: string): Followed[] {
     return names(home).flatMap((followed) => {
-        const target = parseJson(textOf(fileOf(home, followed)));
+        const target = objectIn(fileOf(home, followed));
         // One whose client was killed while it wrote this has not been started. Its schema would cost status 50 ms.
         return target === undefined ? [] : [{ ...followed, target: target as unknown as Target }];
     });
@@ -61,15 +61,6 @@ function names(home: string): Name[] {
         const [, stack, stage, key] = /^(\S+) (\S+) ([0-9a-f]{64})\.json$/.exec(file) ?? [];
         return stack === undefined || stage === undefined || key === undefined ? [] : [{ stack, stage, key }];
     });
-}
-
-/** Another client may just have taken it away. */
-function textOf(file: string): string {
-    try {
-        return fs.readFileSync(file, "utf8");
-    } catch {
-        return "";
-    }
 }
 
 function fileOf(home: string, { stack, stage, key }: Name): string {
